@@ -1,0 +1,55 @@
+# Every command a user needs; `make` alone lists them.
+PYTHON ?= python3.11
+PORTS ?=
+TASKS ?=
+IMAGES ?=
+HARDWARE ?= auto
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo serve test test-slow check fix bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.serving ## start the server, ask it about phantoms (or IMAGES=folder), draw overlays in out/demo/
+	@$(BIN)/python -m client.demo $(IMAGES)
+
+serve: .venv/.serving ## serve on 127.0.0.1 until Ctrl-C (TASKS="retina fundus", HARDWARE=auto|cpu|gpu)
+	@$(BIN)/python -m fovea.server --hardware $(HARDWARE) $(TASKS)
+
+test: .venv/.complete ## run the tests
+	@$(BIN)/python -m pytest -q -m "not slow and not gpu"
+
+test-slow: .venv/.complete ## run the tests that take minutes
+	@$(BIN)/python -m pytest -q -m "slow"
+
+check: .venv/.complete ## ruff, mypy, import rules; changes nothing
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@PYTHONPATH=. $(BIN)/lint-imports
+
+fix: .venv/.complete ## let ruff repair and format
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: .venv/.complete ## measure in-process, gRPC and HTTP; writes benchmarks/results/
+	@$(BIN)/python -m benchmarks $(TASKS)
+
+clean: ## delete the environment and everything generated
+	rm -rf .venv out reports
+
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: install Python 3.11 or 3.12, or name it with PYTHON=…"; exit 2; }
+	@echo "Making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+
+.venv/.serving: .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing what serving and the client need"
+	@$(PIP) --editable '.[server]'
+	@touch $@
+
+.venv/.complete: .venv/.serving
+	@echo "Installing what training, export and the tests need (about 2 GB)"
+	@$(PIP) --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Programs that turn trained networks into the graphs their tasks declare: `python -m export <task>`."""

@@ -1,0 +1,49 @@
+"""Keras → ONNX: a classifier becomes a graph that answers probabilities and an exact Grad-CAM of its top class."""
+
+from pathlib import Path
+
+import keras
+import onnx
+import tensorflow as tf
+import tf2onnx
+
+from export import graph
+from export.gradcam import with_heatmap
+from fovea.errors import ExportError
+from fovea.spec import Heatmap, Network, Task
+
+
+def load(task: Task, network: Network, path: Path) -> keras.Model:
+    """The trained classifier with its heat map: uint8 in; `{"probabilities": …, "heatmap": …}` out."""
+    if not path.exists():
+        raise ExportError(f"{path} does not exist: train the network first, or give its folder with --weights.")
+    try:
+        # safe_mode (the default) refuses pickled lambdas: weights may come from anywhere.
+        model = keras.models.load_model(path, compile=False)
+    except Exception as error:  # as in from_torch: a damaged archive raises anything
+        raise ExportError(f"{path} cannot be read as a Keras model ({error}): train it again.") from None
+    classes = model.output_shape[-1]
+    if classes != len(task.labels) or model.input_shape[1:] != task.input_shape(network):
+        raise ExportError(
+            f"{path} sees {model.input_shape[1:]} and answers {classes} classes; task {task.name} declares "
+            f"{task.input_shape(network)} and {len(task.labels)}: it was trained for another task."
+        )
+    if any(isinstance(answer, Heatmap) for answer in network.answers):
+        return with_heatmap(model)
+    return model
+
+
+def convert(task: Task, network: Network, path: Path) -> onnx.ModelProto:
+    """The ONNX graph of a classifier."""
+    model = load(task, network, path)
+    signature = [tf.TensorSpec((None, *task.input_shape(network)), tf.uint8, name=network.reads)]
+
+    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
+    def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs: dict[str, tf.Tensor] = model(image, training=False)
+        return outputs
+
+    converted, _ = tf2onnx.convert.from_function(answer, input_signature=signature, opset=graph.OPSET)
+    assert isinstance(converted, onnx.ModelProto)
+    graph.free_batch([*converted.graph.input, *converted.graph.output])
+    return converted

@@ -1,0 +1,1 @@
+"""Fovea: medical-imaging networks, from training to a served, measured, explained answer."""

@@ -1,0 +1,85 @@
+"""A task's answer to one picture: from the network's tensors to labels, shares, JSON and the source's own pixels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from fovea import pixels
+from fovea.pixels import Frame
+from fovea.spec import THRESHOLD, Task
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was asked for and answered; the rest is None or missing.
+
+    Attributes:
+        probabilities: float32 `[len(task.labels)]`, in 0…1.
+        heatmap: float32 `[side, side]`, ≥ 0: what spoke for the top class, not normalised.
+        masks: name → uint8 `[side, side]`, 255 · probability; inside where ≥ `spec.THRESHOLD`.
+        frame: the square of the source picture that `heatmap` and `masks` show.
+    """
+
+    task: Task
+    probabilities: npt.NDArray[np.float32] | None = None
+    heatmap: npt.NDArray[np.float32] | None = None
+    masks: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
+    frame: Frame | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The class with the largest probability; the first of equals."""
+        return None if self.probabilities is None else self.task.labels[int(self.probabilities.argmax())]
+
+    @property
+    def probability(self) -> float | None:
+        """Of `label`."""
+        return None if self.probabilities is None else float(self.probabilities.max())
+
+    def json(self) -> dict[str, Any]:
+        """Label, probabilities and frame as plain values; pictures are left to the caller."""
+        value: dict[str, Any] = {"task": self.task.name}
+        if self.probabilities is not None:
+            named = zip(self.task.labels, self.probabilities.tolist(), strict=True)
+            value |= {"label": self.label, "probability": self.probability, "probabilities": dict(named)}
+        if self.frame is not None:
+            value["frame"] = self.frame._asdict()
+        return value
+
+
+def from_outputs(task: Task, outputs: Mapping[str, "np.ndarray[Any, Any]"], row: int = 0) -> Answer:
+    """One row of a response: output name → array with the batch first."""
+    names = {mask.name for mask in task.masks}
+    return Answer(
+        task,
+        probabilities=outputs["probabilities"][row] if "probabilities" in outputs else None,
+        heatmap=outputs["heatmap"][row] if "heatmap" in outputs else None,
+        masks={name: array[row, ..., 0] for name, array in outputs.items() if name in names},
+        frame=Frame(*outputs["frame"][row].tolist()) if "frame" in outputs else None,
+    )
+
+
+def share(mask: npt.NDArray[np.uint8], encoded: bytes, task: Task) -> float:
+    """The share (0…1) of the field of view that is inside `mask`, as the picture `encoded` was preprocessed."""
+    picture, _ = pixels.preprocess(encoded, task.image)
+    lit = cv2.resize(pixels.lit_disc(picture), mask.shape[::-1], interpolation=cv2.INTER_NEAREST) == 1
+    return float((mask[lit] >= THRESHOLD).mean())
+
+
+def to_source(
+    plane: "np.ndarray[Any, Any]", frame: Frame, width: int, height: int
+) -> npt.NDArray[np.float32]:
+    """Resize a mask or heat map `[side, side]` to its frame and cut it to the source: float32 `[height, width]`.
+
+    Bilinear; zero where the frame does not reach.
+    """
+    scale = np.float64(frame.width) / plane.shape[1]
+    # Pixel centres: source = (plane + 0.5) · scale − 0.5 + offset.
+    matrix = np.array(
+        [[scale, 0, frame.left + 0.5 * scale - 0.5], [0, scale, frame.top + 0.5 * scale - 0.5]], np.float64
+    )
+    return cv2.warpAffine(plane.astype(np.float32), matrix, (width, height), flags=cv2.INTER_LINEAR).astype(np.float32)

@@ -1,0 +1,34 @@
+"""Triton Python models around `fovea.pixels`. Runs inside Triton's Python stub, where `triton_python_backend_utils` is."""
+
+import json
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from fovea import pixels
+from fovea.errors import UnreadableImage
+from fovea.tasks import task_named
+
+
+class Preprocess:
+    """`image` BYTES `[batch, 1]` → `pixels` uint8 `[batch, side, side, 3]` and `frame` int32 `[batch, 4]`."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        name = json.loads(args["model_config"])["parameters"]["task"]["string_value"]
+        self.image = task_named(name).image
+
+    def execute(self, requests: list["pb_utils.InferenceRequest"]) -> list["pb_utils.InferenceResponse"]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceResponse":
+        encoded = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()[:, 0]
+        seen = np.empty((len(encoded), self.image.side, self.image.side, 3), np.uint8)
+        frames = np.empty((len(encoded), 4), np.int32)
+        for row, data in enumerate(encoded):
+            try:
+                seen[row], frames[row] = pixels.preprocess(data, self.image)
+            except UnreadableImage as error:
+                place = f"Image {row + 1} of {len(encoded)}: " if len(encoded) > 1 else ""
+                refusal = pb_utils.TritonError(f"UnreadableImage: {place}{error}", pb_utils.TritonError.INVALID_ARG)
+                return pb_utils.InferenceResponse(error=refusal)
+        return pb_utils.InferenceResponse([pb_utils.Tensor("pixels", seen), pb_utils.Tensor("frame", frames)])

@@ -1,0 +1,239 @@
+"""The embedded server: `with Server(Path("model_repository")) as server: Client(server.grpc_url)`.
+
+As a program, `python -m fovea.server [TASK…]` serves until it is told to stop.
+"""
+
+import argparse
+import asyncio
+import http.client
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import cv2
+import numpy as np
+import psutil
+
+from fovea import launch
+from fovea.client import AsyncClient
+from fovea.errors import FoveaError, ServerError, UsageError
+from fovea.repository import check
+from fovea.tasks import TASKS, task_named
+
+
+class Server:
+    """NVIDIA's tritonserver on 127.0.0.1, serving some tasks of a repository.
+
+    `start` returns when every task has answered one true request; `stop` leaves no process, no shared memory and no
+    temporary file behind, and so does the death of this process. Ports are free ones unless given.
+
+    Raises:
+        ServerError: it cannot start, with the reason and the cure.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        tasks: Sequence[str] = (),
+        *,
+        hardware: Literal["auto", "cpu", "gpu"] = "auto",
+        grpc_port: int = 0,
+        http_port: int = 0,
+        metrics_port: int = 0,
+        timeout_s: float = 120,
+    ) -> None:
+        self.repository = repository
+        self.tasks = [task_named(name) for name in tasks or TASKS]
+        self.hardware, self.why = launch.hardware_here() if hardware == "auto" else (hardware, "it was asked for")
+        self.ports = launch.Ports(grpc_port, http_port, metrics_port)
+        self.timeout_s = timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder = Path()
+        self._stubs: dict[int, str] = {}
+
+    @property
+    def grpc_url(self) -> str:
+        return f"grpc://{launch.ADDRESS}:{self.ports.grpc}"
+
+    @property
+    def http_url(self) -> str:
+        return f"http://{launch.ADDRESS}:{self.ports.http}"
+
+    @property
+    def log(self) -> Path:
+        """Triton's own messages, there until `stop`."""
+        return self._folder / "triton.log"
+
+    @property
+    def pid(self) -> int:
+        """The tritonserver process."""
+        return self._triton().pid
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        for task in self.tasks:
+            check(task, self.repository)
+        self.ports = launch.Ports(
+            launch.claim(self.ports.grpc, "gRPC"),
+            launch.claim(self.ports.http, "HTTP"),
+            launch.claim(self.ports.metrics, "metrics"),
+        )
+        self._folder = Path(tempfile.mkdtemp(prefix="fovea-"))
+        try:
+            launch.prepare(self._folder, self.repository, self.tasks)
+            with self.log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-m",
+                        "fovea.supervisor",
+                        self._folder.name,
+                        *launch.command(self._folder, self.hardware, self.ports, self._folder.name),
+                    ],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=launch.environment(),
+                    start_new_session=True,  # Ctrl-C reaches this process only, which then stops the server in order
+                )
+            deadline = time.monotonic() + self.timeout_s
+            self._await_ready(deadline)
+            asyncio.run(self._ask_each_task(deadline))
+            self._stubs = {process.pid: process.cmdline()[-1].rsplit('_', 2)[0] for process in self._python_stubs()}
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the server; calling it twice does nothing."""
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process.wait()
+            self._process = None
+        if self._folder.name:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = Path()
+
+    def check(self) -> None:
+        """Raise `ServerError` if the server, or one of the Python processes behind it, has died since the start."""
+        if self._process is None or self._process.poll() is not None:
+            raise ServerError("The server has ended: start it again (make serve).")
+        alive = {process.pid for process in self._python_stubs()}
+        dead = sorted(model for pid, model in self._stubs.items() if pid not in alive)
+        if dead:
+            raise ServerError(
+                f"The Python process of {', '.join(dead)} has died (killed, or out of memory), and its answers will "
+                "fail: start the server again (make serve)."
+            )
+
+    def _triton(self) -> psutil.Process:
+        assert self._process is not None
+        return psutil.Process(self._process.pid).children()[0]
+
+    def _python_stubs(self) -> list[psutil.Process]:
+        return [
+            process
+            for process in self._triton().children()
+            if process.status() != psutil.STATUS_ZOMBIE and "triton_python_backend_stub" in process.name()
+        ]
+
+    def _await_ready(self, deadline: float) -> None:
+        assert self._process is not None
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise ServerError(self._reason())
+            connection = http.client.HTTPConnection(launch.ADDRESS, self.ports.http, timeout=1)
+            try:
+                connection.request("GET", "/v2/health/ready")
+                if connection.getresponse().status == 200:
+                    return
+            except OSError:
+                pass  # not listening yet
+            finally:
+                connection.close()
+            time.sleep(0.02)
+        raise ServerError(
+            f"The server was not ready after {self.timeout_s:.0f} s: give it longer with --timeout, "
+            f"or fewer tasks. Its last message: {self._reason()}"
+        )
+
+    def _reason(self) -> str:
+        """The first cause in Triton's log, as one sentence."""
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        ours = re.search(r"TritonModelException: ([^\n|]+)", text)
+        if ours:
+            return ours[1].strip()
+        failed = re.search(r"failed to load '([^']+)' version \d+: ([^\n]+)", text)
+        if failed:
+            cause = failed[2].strip().strip('"')
+            return f"{failed[1]} could not be loaded: {cause}"
+        return f"tritonserver ended at its start: {text.strip().splitlines()[-1] if text.strip() else 'no message'}"
+
+    async def _ask_each_task(self, deadline: float) -> None:
+        async with AsyncClient(self.grpc_url) as client:
+            for task in self.tasks:
+                await client.ask(task, _sample(), timeout_s=max(deadline - time.monotonic(), 1))
+
+
+def _sample() -> bytes:
+    """A lit disc, as PNG: the least that every task can answer."""
+    picture = cv2.circle(np.zeros((256, 256, 3), np.uint8), (128, 128), 120, (60, 90, 160), -1)
+    return bytes(cv2.imencode(".png", picture)[1])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m fovea.server", description="Serve tasks on 127.0.0.1.")
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"which of {', '.join(TASKS)} (all)")
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--hardware", choices=("auto", "cpu", "gpu"), default="auto")
+    parser.add_argument("--grpc-port", type=int, default=8001)
+    parser.add_argument("--http-port", type=int, default=8000)
+    parser.add_argument("--metrics-port", type=int, default=8002)
+    parser.add_argument("--timeout", type=float, default=120, help="seconds until ready at the latest (120)")
+    options = parser.parse_args()
+    try:
+        server = Server(
+            options.repository,
+            options.tasks,
+            hardware=options.hardware,
+            grpc_port=options.grpc_port,
+            http_port=options.http_port,
+            metrics_port=options.metrics_port,
+            timeout_s=options.timeout,
+        )
+        print(f"Starting on the {server.hardware.upper()}: {server.why}.", file=sys.stderr)
+        with server:
+            names = ", ".join(task.name for task in server.tasks)
+            print(f"Serving {names} at {server.grpc_url} and {server.http_url}; Ctrl-C stops it.", file=sys.stderr)
+            while True:
+                time.sleep(1)
+                server.check()
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 0
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except FoveaError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

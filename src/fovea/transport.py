@@ -1,0 +1,173 @@
+"""The two wires: tritonclient's asyncio clients for gRPC and HTTP, behind one interface, their failures made ours."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import aiohttp
+import grpc
+import numpy as np
+import tritonclient.grpc.aio as grpc_client
+import tritonclient.http.aio as http_client
+from tritonclient.utils import InferenceServerException
+
+from fovea.errors import (
+    FoveaError,
+    ServerBusy,
+    ServerRefused,
+    ServerUnreachable,
+    UnreadableImage,
+    UsageError,
+    WrongModel,
+)
+
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+"""gRPC's own limit of 4 MB is less than one large photograph."""
+
+UNREADABLE = "UnreadableImage: "
+"""How the server's preprocessing marks a refusal that is the picture's fault."""
+
+Description = tuple[dict[str, tuple[str, tuple[int, ...]]], tuple[str, ...]]
+
+
+class Transport(Protocol):
+    """What a client needs of a wire; every failure is a `FoveaError`."""
+
+    async def describe(self, task: str) -> Description:
+        """Output name → (dtype, shape without batch) as the server says, and its class labels."""
+
+    async def infer(self, task: str, encoded: bytes, outputs: Sequence[str]) -> dict[str, "np.ndarray[Any, Any]"]:
+        """The outputs, each with a batch axis of one in front."""
+
+    async def close(self) -> None: ...
+
+
+def connect(url: str) -> Transport:
+    """The transport for grpc://host:port or http://host:port, or `UsageError`."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme not in ("grpc", "http") or not parts.hostname or not port or parts.path.strip("/"):
+        raise UsageError(f"{url!r} is no server address: write grpc://host:8001 or http://host:8000.")
+    return (Grpc if parts.scheme == "grpc" else Http)(url, f"{parts.hostname}:{port}")
+
+
+class Grpc:
+    """V2 over gRPC."""
+
+    def __init__(self, url: str, address: str) -> None:
+        self.url = url
+        limits = [
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ]
+        self.client = grpc_client.InferenceServerClient(address, channel_args=limits)
+
+    async def describe(self, task: str) -> Description:
+        with _failures(self.url, task):
+            metadata = await self.client.get_model_metadata(task)
+            config = (await self.client.get_model_config(task)).config
+            found = {o.name: (o.datatype, tuple(o.shape)[1:]) for o in metadata.outputs}
+            return found, _labels(config.parameters["labels"].string_value)
+
+    async def infer(self, task: str, encoded: bytes, outputs: Sequence[str]) -> dict[str, "np.ndarray[Any, Any]"]:
+        image = grpc_client.InferInput("image", [1, 1], "BYTES")
+        image.set_data_from_numpy(np.array([[encoded]], dtype=object))
+        wanted = [grpc_client.InferRequestedOutput(name) for name in outputs]
+        with _failures(self.url, task):
+            return _arrays(await self.client.infer(task, [image], outputs=wanted), outputs)
+
+    async def close(self) -> None:
+        await self.client.close()
+
+
+class Http:
+    """V2 over HTTP, tensors in the binary extension."""
+
+    def __init__(self, url: str, address: str) -> None:
+        self.url = url
+        # Deadlines are the caller's: a time limit of the session would end calls that were given longer.
+        self.client = http_client.InferenceServerClient(address, conn_timeout=None)
+
+    async def describe(self, task: str) -> Description:
+        with _failures(self.url, task):
+            metadata = await self.client.get_model_metadata(task)
+            config = await self.client.get_model_config(task)
+            found = {o["name"]: (o["datatype"], tuple(o["shape"])[1:]) for o in metadata["outputs"]}
+            return found, _labels(config["parameters"]["labels"]["string_value"])
+
+    async def infer(self, task: str, encoded: bytes, outputs: Sequence[str]) -> dict[str, "np.ndarray[Any, Any]"]:
+        image = http_client.InferInput("image", [1, 1], "BYTES")
+        image.set_data_from_numpy(np.array([[encoded]], dtype=object))
+        wanted = [http_client.InferRequestedOutput(name) for name in outputs]
+        with _failures(self.url, task):
+            return _arrays(await self.client.infer(task, [image], outputs=wanted), outputs)
+
+    async def close(self) -> None:
+        await self.client.close()
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
+
+
+def _arrays(result: Any, outputs: Sequence[str]) -> dict[str, "np.ndarray[Any, Any]"]:
+    arrays = {name: result.as_numpy(name) for name in outputs}
+    missing = [name for name, array in arrays.items() if array is None]
+    if missing:
+        raise ServerRefused(f"The server left out {', '.join(missing)} of its answer.")
+    return arrays
+
+
+@contextmanager
+def _failures(url: str, task: str) -> Iterator[None]:
+    """Turn what tritonclient, gRPC and aiohttp raise into the one sentence and class that say what to do."""
+    try:
+        yield
+    except (FoveaError, asyncio.CancelledError):
+        raise
+    except InferenceServerException as error:
+        raise translate(url, task, error.status() or "", error.message() or "") from None
+    except (aiohttp.ClientConnectionError, ConnectionError, grpc.RpcError) as error:
+        raise unreachable(url, str(error)) from None
+    except (aiohttp.ClientError, KeyError, TypeError, ValueError) as error:
+        # An answer, but not of this protocol: JSON without the fields, a page of HTML, half a message.
+        raise WrongModel(
+            f"What answers at {url} is no Triton server ({type(error).__name__}): check the address."
+        ) from None
+
+
+def translate(url: str, task: str, status: str, message: str) -> FoveaError:
+    """Ours for a status of gRPC ("StatusCode.UNAVAILABLE") or HTTP ("400") and the server's message."""
+    status = status.removeprefix("StatusCode.")
+    if UNREADABLE in message:
+        return UnreadableImage(message.split(UNREADABLE, 1)[1].strip())
+    if "unknown model" in message or status == "NOT_FOUND":
+        return WrongModel(f"The server at {url} does not serve task {task}: start it with that task (make serve).")
+    if status in ("RESOURCE_EXHAUSTED", "429", "503") or "maximum queue size" in message.lower():
+        return ServerBusy(f"The server at {url} is busy ({_short(message)}): send again later, or fewer at once.")
+    if status in ("UNAVAILABLE", "CANCELLED") or not status:
+        return unreachable(url, message)
+    if status in ("404", "405", "UNIMPLEMENTED"):
+        return WrongModel(f"What answers at {url} is no Triton server ({_short(message)}): check the address.")
+    if "stub process" in message.lower():
+        return ServerRefused(
+            f"A Python process behind {url} has died (killed, or out of memory): restart the server ({_short(message)})."
+        )
+    return ServerRefused(f"The server at {url} refused: {_short(message)}")
+
+
+def unreachable(url: str, message: str) -> FoveaError:
+    if "http1" in message.lower():
+        return WrongModel(f"{url} speaks HTTP, not gRPC: use http:// there, or the gRPC port.")
+    return ServerUnreachable(f"No server answers at {url} ({_short(message)}): start one with make serve.")
+
+
+def _short(message: str) -> str:
+    """The first line, without the library's nested detail."""
+    line = message.strip().splitlines()[0] if message.strip() else "no reason given"
+    return line if len(line) <= 200 else line[:199] + "…"

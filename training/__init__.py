@@ -1,0 +1,1 @@
+"""Programs that train, evaluate and describe the networks: `python -m training <task>`."""

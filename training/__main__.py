@@ -1,0 +1,97 @@
+"""`python -m training <task>`: train a task's networks, or judge them with `--evaluate`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fovea.errors import FoveaError, UsageError
+from fovea.spec import Task
+from fovea.tasks import TASKS, task_named
+from training import datasets, splits
+from training.run import Run
+
+CONSOLE = Console(stderr=True)
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("task", help=f"one of {', '.join(TASKS)}")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder that holds the data sets (data/)")
+    parser.add_argument("--network", help="train only this network of the task")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--steps", type=int, help="optimiser steps of a segmenter (7500)")
+    parser.add_argument("--epochs", type=int, help="epochs of a classifier")
+    parser.add_argument("--out", type=Path, help="checkpoints, history, plots, manifest (out/training/<task>)")
+    parser.add_argument("--into", type=Path, default=Path("weights"), help="where finished networks go (weights/)")
+    parser.add_argument(
+        "--weights",
+        default="imagenet",
+        metavar="imagenet|none|FILE",
+        help="where a picture classifier starts: downloaded by Keras (the default), from nothing, or from a file",
+    )
+    parser.add_argument("--evaluate", type=Path, metavar="DIR", help="judge the trained networks on this folder")
+    return parser
+
+
+def prepare(task: Task, options: argparse.Namespace) -> Run:
+    """Read the data and draw the split, or obey the one drawn before."""
+    folder = options.out or Path("out/training") / task.name
+    root = options.evaluate or options.data
+    samples = datasets.read(root)
+    manifest = folder / "manifest.csv"
+    entries = splits.obey(samples, manifest) if manifest.exists() else splits.assign(samples, options.seed)
+    digest = splits.write(entries, root, manifest)
+    return Run(folder, options.into, options.seed, tuple(entries), digest)
+
+
+def main() -> int:
+    options = arguments().parse_args()
+    try:
+        task = task_named(options.task)
+        if options.network and options.network not in {network.name for network in task.networks}:
+            names = ", ".join(network.name for network in task.networks)
+            raise UsageError(f"Task {task.name} has no network {options.network!r}: choose one of {names}.")
+        run = prepare(task, options)
+        train(task, run, options)
+    except UsageError as error:
+        CONSOLE.print(str(error), highlight=False)
+        return 2
+    except FoveaError as error:
+        CONSOLE.print(str(error), highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        CONSOLE.print("Stopped; the checkpoint is kept. The same command goes on from there.")
+        return 130
+    return 0
+
+
+def train(task: Task, run: Run, options: argparse.Namespace) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=CONSOLE) as bar:
+        for network in task.networks:
+            if options.network in (None, network.name):
+                if network.framework == "torch":
+                    from training import segmenter
+
+                    schedule = segmenter.Schedule(**({"steps": options.steps} if options.steps else {}))
+                    segmenter.train(task, network, list(run.entries), run, schedule, bar)
+                else:
+                    from training import classifier
+
+                    base = options.weights if options.weights in ("imagenet", "none") else Path(options.weights)
+                    classifier.train(task, network, run, base, options.epochs, bar)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

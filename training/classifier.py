@@ -1,0 +1,216 @@
+"""The Keras recipe: a convolutional trunk, global average pooling and one Dense layer, saved as `weights/<network>.keras`.
+
+That head is chosen for what it makes free: the gradient of a class's logit with respect to the last feature map is
+the Dense kernel itself, so `export.gradcam` adds an exact Grad-CAM without a backward pass.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from rich.progress import Progress, TaskID
+from sklearn.utils.class_weight import compute_class_weight
+
+from fovea.errors import TrainingError
+from fovea.spec import Network, Task
+from training.inputs import network_inputs
+from training.run import Run
+from training.splits import Entry
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Adam with a cosine, on augmented batches; the epoch with the lowest validation loss is kept."""
+
+    epochs: int
+    rate: float
+    batch: int = 16
+    label_smoothing: float = 0.05
+    dropout: float = 0.3
+
+
+SCHEDULES = {"image": Schedule(epochs=20, rate=2e-4), "mask": Schedule(epochs=40, rate=2e-3)}
+"""A pretrained picture trunk is nudged; the mask trunk learns from nothing."""
+
+
+def build(task: Task, network: Network, base: str | Path, schedule: Schedule) -> keras.Model:
+    """The untrained network: uint8 `[batch, height, width, channels]` in, `probabilities` float32 `[batch, K]` out."""
+    shape = task.input_shape(network)
+    image = keras.Input(shape, dtype="uint8", name=network.reads)
+    features = _picture_trunk(image, shape, base) if shape[2] == 3 else _mask_trunk(image)
+    side = task.heatmap.side if task.heatmap else features.shape[1]
+    if features.shape[1] != side:
+        raise TrainingError(f"{network.name} ends in {features.shape[1]}² features, its heat map is declared {side}².")
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features)
+    pooled = keras.layers.Dropout(schedule.dropout)(pooled)
+    outputs = keras.layers.Dense(len(task.labels), activation="softmax", name="probabilities")(pooled)
+    return keras.Model(image, outputs, name=network.name)
+
+
+def _picture_trunk(image: keras.KerasTensor, shape: tuple[int, int, int], base: str | Path) -> keras.KerasTensor:
+    """MobileNetV2 (arXiv:1801.04381) up to its 576-channel map at a sixteenth of the side."""
+    weights = None if base == "none" or isinstance(base, Path) else base
+    try:
+        whole = keras.applications.MobileNetV2(weights=weights, include_top=False, input_shape=shape)
+        if isinstance(base, Path):
+            whole.load_weights(base)
+    except Exception as error:  # Keras raises OSError, ValueError or a bare Exception for an unreachable download
+        raise TrainingError(
+            f"The pretrained base {base} could not be loaded ({str(error).splitlines()[0]}): "
+            "give a file with --weights FILE, or train from nothing with --weights none."
+        ) from None
+    trunk = keras.Model(whole.input, whole.get_layer("block_13_expand_relu").output, name="mobilenet_v2")
+    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
+    # Batch norms stay in inference mode: their statistics are folded into the base's weights.
+    return trunk(scaled, training=False) if base != "none" else trunk(scaled)
+
+
+def _mask_trunk(image: keras.KerasTensor) -> keras.KerasTensor:
+    """Half resolution, then five Conv-BN-ReLU, four of them strided: 512² → 16² × 128."""
+    x = keras.layers.Rescaling(1 / 255)(image)
+    x = keras.layers.AveragePooling2D(2)(x)
+    for channels, stride in ((16, 2), (32, 2), (64, 2), (96, 2), (128, 1)):
+        x = keras.layers.Conv2D(channels, 3, strides=stride, padding="same", use_bias=False)(x)
+        x = keras.layers.BatchNormalization()(x)
+        x = keras.layers.ReLU()(x)
+    return x
+
+
+def augmentation(seed: int) -> keras.Sequential:
+    """Flip, turn, zoom, contrast and brightness, on pictures in 0…255 with a black surround."""
+    return keras.Sequential(
+        [
+            keras.layers.RandomFlip("horizontal_and_vertical", seed=seed),
+            keras.layers.RandomRotation(0.08, fill_mode="constant", seed=seed + 1),
+            keras.layers.RandomZoom((-0.15, 0.15), fill_mode="constant", seed=seed + 2),
+            keras.layers.RandomContrast(0.2, value_range=(0, 255), seed=seed + 3),
+            keras.layers.RandomBrightness(0.1, value_range=(0, 255), seed=seed + 4),
+        ],
+        name="augmentation",
+    )
+
+
+class _Row(keras.callbacks.Callback):  # type: ignore[misc]
+    """Shows the epochs on the run's progress bar and collects the history."""
+
+    def __init__(self, bar: Progress, row: TaskID, history: list[dict[str, float]], run: Run, name: str) -> None:
+        super().__init__()
+        self.bar, self.row, self.history, self.run, self.name = bar, row, history, run, name
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.bar.update(self.row, completed=epoch)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if logs:
+            self.bar.update(self.row, note=f"loss {logs['loss']:.4f}")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        row = {name: float(value) for name, value in (logs or {}).items()}
+        self.history.append({"epoch": epoch + 1, "loss": row["loss"], "validation_accuracy": row["val_accuracy"]})
+        self.run.write_json(self.run.folder / f"{self.name}.history.json", self.history)
+        self.bar.update(self.row, completed=epoch + 1, note=f"validation accuracy {row['val_accuracy']:.3f}")
+
+
+def train(
+    task: Task, network: Network, run: Run, base: str | Path, epochs: int | None, bar: Progress
+) -> None:
+    """Train `network` and leave `<weights>/<network>.keras`, its `.json`, history and plot."""
+    keras.utils.set_random_seed(run.seed)
+    schedule = SCHEDULES["image" if network.reads == "image" else "mask"]
+    if epochs is not None:
+        schedule = Schedule(**asdict(schedule) | {"epochs": epochs})
+    settings = {
+        "network": network.name,
+        "seed": run.seed,
+        "manifest": run.manifest_sha256,
+        "base": str(base) if network.reads == "image" else "none",
+    } | asdict(schedule)
+    backup = run.folder / f"{network.name}.backup"
+    history = _resume(run, network, backup, settings)
+    data = {split: _labelled(task, network, run, split) for split in ("train", "validation")}
+    model = build(task, network, base, schedule)
+    x, y = data["train"]
+    steps = schedule.epochs * -(-len(x) // schedule.batch)
+    model.compile(
+        optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(schedule.rate, steps)),
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=schedule.label_smoothing),
+        metrics=["accuracy"],
+    )
+    present = np.unique(y)
+    weights = compute_class_weight("balanced", classes=present, y=y)
+    best = run.folder / f"{network.name}.best.keras"
+    row = bar.add_task(network.name, total=schedule.epochs, note="")
+    model.fit(
+        _batches(x, y, len(task.labels), schedule.batch, run.seed),
+        validation_data=(data["validation"][0], keras.utils.to_categorical(data["validation"][1], len(task.labels))),
+        epochs=schedule.epochs,
+        class_weight=dict(zip(present.tolist(), weights.tolist(), strict=True)),
+        callbacks=[
+            keras.callbacks.BackupAndRestore(str(backup)),
+            keras.callbacks.ModelCheckpoint(str(best), monitor="val_loss", save_best_only=True),
+            _Row(bar, row, history, run, network.name),
+        ],
+        verbose=0,
+    )
+    run.replace(run.weights / f"{network.name}.keras", lambda part: keras.models.load_model(best).save(part))
+    summary: dict[str, Any] = {
+        "network": network.name,
+        "framework": f"keras {keras.__version__}, tensorflow {tf.__version__}",
+        "seed": run.seed,
+        "schedule": asdict(schedule),
+        "base": "MobileNetV2, ImageNet" if network.reads == "image" and base != "none" else "none",
+        "parameters": model.count_params(),
+        "data": run.description,
+    }
+    run.write_json(run.weights / f"{network.name}.json", summary)
+    run.plot_history(network.name, history, "epoch", "validation_accuracy")
+
+
+def _resume(run: Run, network: Network, backup: Path, settings: dict[str, Any]) -> list[dict[str, float]]:
+    """The history so far if `backup` is this run's, or a fresh start."""
+    import json
+
+    record = run.folder / f"{network.name}.settings.json"
+    history = run.folder / f"{network.name}.history.json"
+    if backup.exists() and record.exists():
+        if json.loads(record.read_text()) != settings:
+            raise TrainingError(
+                f"{backup} belongs to another run (other data, seed or schedule): "
+                "delete it, or train into another folder with --out."
+            )
+        rows: list[dict[str, float]] = json.loads(history.read_text()) if history.exists() else []
+        return rows
+    run.write_json(record, settings)
+    return []
+
+
+def _labelled(
+    task: Task, network: Network, run: Run, split: str
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    entries: list[Entry] = [e for e in run.entries if e.split == split and e.sample.label is not None]
+    missing = set(task.labels) - {entry.sample.label for entry in entries}
+    if missing and split == "train":
+        raise TrainingError(
+            f"No photograph to train on for {', '.join(sorted(missing))}: {task.name} needs pictures of every class."
+        )
+    if not entries:
+        raise TrainingError(f"No labelled photograph in the {split} split: {task.name} needs at least five a class.")
+    labels = np.array([task.labels.index(entry.sample.label or "") for entry in entries])
+    return network_inputs(task, network, entries, run.weights), labels
+
+
+def _batches(
+    x: npt.NDArray[np.uint8], y: npt.NDArray[np.int64], classes: int, size: int, seed: int
+) -> tf.data.Dataset:
+    augment = augmentation(seed)
+
+    def change(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        changed = augment(tf.cast(images, tf.float32), training=True)
+        return tf.cast(tf.clip_by_value(tf.round(changed), 0, 255), tf.uint8), labels
+
+    data = tf.data.Dataset.from_tensor_slices((x, keras.utils.to_categorical(y, classes)))
+    return data.shuffle(len(x), seed=seed).batch(size).map(change).prefetch(2)

@@ -1,0 +1,92 @@
+"""Which patient is trained on, which chooses the checkpoint, which is only ever tested on.
+
+The split is a file (`manifest.csv`): written once, with the SHA-256 of every photograph, and obeyed afterwards.
+"""
+
+import csv
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fovea.errors import TrainingError
+from training.datasets import Sample
+
+Split = Literal["train", "validation", "test"]
+TEST_SHARE, VALIDATION_SHARE = 0.25, 0.10
+COLUMNS = ("sha256", "split", "dataset", "patient", "label", "file")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One photograph of the manifest."""
+
+    sample: Sample
+    sha256: str
+    split: Split
+
+
+def assign(samples: Iterable[Sample], seed: int) -> list[Entry]:
+    """Split by patient, stratified by (data set, label); byte-identical photographs share one patient.
+
+    The draw is a hash of seed and patient, so it does not depend on the order or the number of files.
+    """
+    hashed = [(sample, hashlib.sha256(sample.path.read_bytes()).hexdigest()) for sample in samples]
+    owner: dict[str, str] = {}
+    for sample, digest in hashed:
+        owner.setdefault(digest, sample.patient)
+    strata: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for sample, digest in hashed:
+        strata[sample.dataset, sample.label or ""].add(owner[digest])
+    split_of: dict[str, Split] = {}
+    for patients in strata.values():
+        drawn = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest())
+        tested = round(TEST_SHARE * len(drawn))
+        validated = max(round(VALIDATION_SHARE * len(drawn)), 1 if len(drawn) >= 5 else 0)
+        for rank, patient in enumerate(drawn):
+            split: Split = "test" if rank < tested else "validation" if rank < tested + validated else "train"
+            split_of.setdefault(patient, split)
+    seen: set[str] = set()
+    entries = []
+    for sample, digest in hashed:
+        if digest not in seen:
+            seen.add(digest)
+            entries.append(Entry(sample, digest, split_of[owner[digest]]))
+    return entries
+
+
+def write(entries: Iterable[Entry], root: Path, path: Path) -> str:
+    """Write the manifest (files relative to `root`) and return its SHA-256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as lines:
+        table = csv.writer(lines)
+        table.writerow(COLUMNS)
+        for entry in entries:
+            sample = entry.sample
+            file = sample.path.relative_to(root).as_posix()
+            table.writerow((entry.sha256, entry.split, sample.dataset, sample.patient, sample.label or "", file))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def obey(samples: Iterable[Sample], path: Path) -> list[Entry]:
+    """The entries of `samples` as an earlier manifest split them; photographs are known by their SHA-256.
+
+    Raises:
+        TrainingError: the manifest knows none of the photographs, or cannot be read.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            known = {row["sha256"]: row["split"] for row in csv.DictReader(lines)}
+    except (OSError, KeyError) as error:
+        raise TrainingError(f"{path} is no manifest ({error}): delete it to draw a new split.") from None
+    entries = []
+    for sample in samples:
+        digest = hashlib.sha256(sample.path.read_bytes()).hexdigest()
+        split = known.pop(digest, None)
+        if split is not None:
+            entries.append(Entry(sample, digest, split))  # type: ignore[arg-type]
+    if not entries:
+        raise TrainingError(f"{path} lists none of the photographs found: give the folder it was made from.")
+    return entries
