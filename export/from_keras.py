@@ -14,7 +14,7 @@ from fovea.spec import Heatmap, Network, Task
 
 
 def load(task: Task, network: Network, path: Path) -> keras.Model:
-    """The trained classifier with its heat map: uint8 in; `{"probabilities": …, "heatmap": …}` out."""
+    """The trained classifier: uint8 `[batch, height, width, channels]` in, probabilities `[batch, K]` out."""
     if not path.exists():
         raise ExportError(f"{path} does not exist: train the network first, or give its folder with --weights.")
     try:
@@ -28,14 +28,16 @@ def load(task: Task, network: Network, path: Path) -> keras.Model:
             f"{path} sees {model.input_shape[1:]} and answers {classes} classes; task {task.name} declares "
             f"{task.input_shape(network)} and {len(task.labels)}: it was trained for another task."
         )
-    if any(isinstance(answer, Heatmap) for answer in network.answers):
-        return with_heatmap(model)
     return model
 
 
 def convert(task: Task, network: Network, path: Path) -> onnx.ModelProto:
     """The ONNX graph of a classifier."""
     model = load(task, network, path)
+    if any(isinstance(answer, Heatmap) for answer in network.answers):
+        model = with_heatmap(model)
+    else:
+        model = keras.Model(model.input, {"probabilities": model.output})
     signature = [tf.TensorSpec((None, *task.input_shape(network)), tf.uint8, name=network.reads)]
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]

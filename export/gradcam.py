@@ -7,6 +7,9 @@ Dropout is the identity in service. The map belongs to the class with the larges
 """
 
 import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
 
 from fovea.errors import ExportError
 
@@ -34,6 +37,25 @@ def with_heatmap(model: keras.Model) -> keras.Model:
     Raises:
         ExportError: the head is not global average pooling (then dropout) and one softmax Dense layer.
     """
+    pool, dense = _head(model)
+    heatmap = GradCAM(dense, name="gradcam")(pool.input, model.output)
+    return keras.Model(model.input, {"probabilities": model.output, "heatmap": heatmap}, name=model.name)
+
+
+def by_gradient(model: keras.Model, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """The same map the long way, by automatic differentiation: what the exported one is judged against."""
+    pool, dense = _head(model)
+    features = keras.Model(model.input, pool.input)(images, training=False)
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        logits = tf.linalg.matmul(pool(features), dense.kernel) + dense.bias
+        top = tf.reduce_max(logits, axis=-1)
+    gradient = tape.gradient(top, features)  # [batch, h, w, k]
+    weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
+    return np.asarray(tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)), np.float32)
+
+
+def _head(model: keras.Model) -> tuple[keras.layers.Layer, keras.layers.Dense]:
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.Dropout)]
     dense, pool = layers[-1], layers[-2]
     if not (isinstance(dense, keras.layers.Dense) and isinstance(pool, keras.layers.GlobalAveragePooling2D)):
@@ -41,5 +63,4 @@ def with_heatmap(model: keras.Model) -> keras.Model:
             f"{model.name} ends in {type(pool).__name__} and {type(dense).__name__}; the heat map needs "
             "GlobalAveragePooling2D and Dense: change the head, or declare the network without a Heatmap."
         )
-    heatmap = GradCAM(dense, name="gradcam")(pool.input, model.output)
-    return keras.Model(model.input, {"probabilities": model.output, "heatmap": heatmap}, name=model.name)
+    return pool, dense

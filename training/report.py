@@ -13,12 +13,13 @@ from rich.table import Table
 from sklearn.metrics import roc_curve
 
 from fovea import pixels
-from training.metrics import RESAMPLES
+from training.metrics import RESAMPLES, Values
 from training.run import Run
 
 FOUND, FALSE, MISSED = (240, 240, 240), (230, 159, 0), (86, 180, 233)  # told apart by the colour-blind too
 """Colours of vessel pixels that the network found, invented and missed (doi:10.1038/nmeth.1618)."""
 CONFOUNDED_ABOVE = 0.8
+SCOPE = ("data sets", "photographs", "patients")
 
 
 @dataclass(frozen=True)
@@ -71,57 +72,48 @@ def page(report: dict[str, Any]) -> str:
 
 
 def _segmenter(judged: dict[str, Any]) -> list[str]:
-    side = judged["side"]
-    rows = [
-        (
-            *_scope(row),
-            f"{side}×{side}" if row["resolution"] == "network" else "native",
-            row["rater"],
-            _figure(row["dice"]),
-            _spread(row),
-            *(_figure(row[name]) for name in ("auc", "sensitivity", "specificity", "accuracy")),
-        )
-        for row in judged["rows"]
-    ]
-    head = ("data sets", "photographs", "patients", "resolution", "rater", "Dice", "Dice per photograph (mean ± SD)")
-    errors = [(*_scope(row), f"{row['calibration_error']:.4f}") for row in judged["calibration"]]
+    pixels_ = {"network": f"{judged['side']}×{judged['side']}", "native": "native"}
+    names = ("auc", "sensitivity", "specificity", "accuracy")
+    rows: list[Sequence[object]] = []
+    for row in judged["rows"]:
+        figures = [_figure(row[name]) for name in names]
+        error = f"{row['calibration_error']:.4f}" if "calibration_error" in row else "–"
+        where = (*_scope(row), pixels_[row["resolution"]], row["rater"])
+        rows.append((*where, _figure(row["dice"]), _spread(row), *figures, error))
+    head = (*SCOPE, "resolution", "rater", "Dice", "Dice per photograph (mean ± SD)", "AUC", *names[1:])
     return [
         f"## {judged['mask'].capitalize()}: `{judged['network']}`",
-        f"Pixels in the field of view only, pooled over the photographs. The threshold, {judged['threshold']:.3f} of "
-        "the probability as trained, is the one with the best Dice on *training* photographs and is folded into the "
-        f"network: it answers 0.5 there. Native is the photograph's own resolution; {side}×{side} is the network's. "
-        "The second observer is a person who traced the same photographs, judged against the first. "
-        f"Weights SHA-256 `{judged['weights_sha256']}`.",
-        _table((*head, "AUC", "sensitivity", "specificity", "accuracy"), rows),
-        "Expected calibration error of the pixels (15 bins, threshold unfolded):",
-        _table(("data sets", "photographs", "patients", "calibration error"), errors),
+        "Pixels in the field of view only, pooled over the photographs. The threshold is the one with the best Dice on "
+        f"*training* photographs, {judged['threshold']:.3f} of the probability as trained; it is folded into the "
+        "network, which answers 0.5 there. The calibration error (expected, 15 bins) is that of the probability as "
+        f"trained. {pixels_['network']} is the network's resolution, native the photograph's own. The second observer "
+        "is a person who traced the same photographs, judged against the first as the network is.",
+        _table((*head, "calibration error"), rows),
         f"![Worst, middle and best photograph]({judged['mask']}.png)",
+        f"Weights SHA-256 `{judged['weights_sha256']}`.",
     ]
 
 
 def _classifier(judged: dict[str, Any]) -> list[str]:
-    names = ("precision", "recall", "f1", "auc")
-    heads = [
-        (*_scope(row), _figure(row["accuracy"]), *(_figure(row["macro"][name]) for name in names), _ece(row))
-        for row in judged["rows"]
-    ]
-    each = [
-        (*_scope(row)[:1], label, sum(row["confusion"][index]), *_one(row, label, names))
-        for row in judged["rows"]
-        for index, label in enumerate(judged["labels"])
-    ]
-    columns = ("precision", "recall", "F1", "AUC")
+    names, columns = ("precision", "recall", "f1", "auc"), ("precision", "recall", "F1", "AUC")
+    heads: list[Sequence[object]] = []
+    each: list[Sequence[object]] = []
+    for row in judged["rows"]:
+        macro = [_figure(row["macro"][name]) for name in names]
+        heads.append((*_scope(row), _figure(row["accuracy"]), *macro, f"{row['calibration_error']:.4f}"))
+        for label, counts in zip(judged["labels"], row["confusion"], strict=True):
+            scores = row["by_class"].get(label)
+            figures = [_figure(scores[name]) if scores else "absent" for name in names]
+            each.append((", ".join(row["sets"]), label, sum(counts), *figures))
+    head = (*SCOPE, "accuracy", *(f"macro {column}" for column in columns), "calibration error")
     return [
         f"## Classes: `{judged['network']}`",
-        "Precision, recall, F1 and one-vs-rest AUC are means over the classes that the data sets in the row have; "
-        "a class that is never answered has precision 0. "
-        f"Weights SHA-256 `{judged['weights_sha256']}`.",
-        _table(
-            ("data sets", "photographs", "patients", "accuracy", *(f"macro {c}" for c in columns), "calibration error"),
-            heads,
-        ),
+        "Macro figures are means over the classes that the data sets of the row have, one against the rest; a class "
+        "that is never answered has precision 0. The calibration error (expected, 15 bins) is that of the top class.",
+        _table(head, heads),
         _table(("data sets", "class", "photographs", *columns), each),
         "![Confusion matrix](confusion.png) ![ROC curves](roc.png)",
+        f"Weights SHA-256 `{judged['weights_sha256']}`.",
     ]
 
 
@@ -133,8 +125,8 @@ def _confounds(measured: dict[str, Any]) -> list[str]:
     telling = [seen for seen, auc in overall.items() if auc and auc["value"] > CONFOUNDED_ABOVE]
     verdict = (
         f"**Class and camera are confounded in these data**: over all of them, the {' or the '.join(telling)} alone "
-        f"passes an AUC of {CONFOUNDED_ABOVE}. The classifier's figures say little about another camera. Within one "
-        "data set the camera is the same, but a thumbnail keeps colours that a disease may change."
+        f"passes an AUC of {CONFOUNDED_ABOVE}. The classifier's figures say little about photographs from elsewhere. "
+        "The rows of one set show what is left in it: its own cameras, and colours that the disease itself changes."
         if telling
         else f"Over all data sets, no probe passes an AUC of {CONFOUNDED_ABOVE}."
     )
@@ -148,28 +140,30 @@ def _confounds(measured: dict[str, Any]) -> list[str]:
         "of the field of view (from 94 % of its radius, with the outline's shape), only a 16×16 thumbnail, only the "
         f"name of the data set. Trained on {measured['trained_on']} photographs of "
         f"{', '.join(measured['trained_sets'])}. {verdict}",
-        _table(("seen", "data sets", "photographs", "patients", "macro AUC", "macro F1"), rows),
+        _table(("seen", *SCOPE, "macro AUC", "macro F1"), rows),
     ]
 
 
 def headlines(report: dict[str, Any]) -> Table:
     """The headline figures for the console."""
     table = Table(title=f"{report['task']}, {report['judged']}", title_justify="left")
-    for column in ("judged", "data sets", "photographs", "patients", "figure", "value (95 % interval)"):
+    for column in ("judged", *SCOPE, "figure", "value (95 % interval)"):
         table.add_column(column, overflow="fold")
-    for segmenter in report["segmenters"]:
-        for row in segmenter["rows"]:
-            who = segmenter["network"] if row["rater"] == "network" else row["rater"]
-            table.add_row(who, *map(str, _scope(row)), f"Dice, {row['resolution']} pixels", _figure(row["dice"]))
-            if row["auc"]:
-                table.add_row(who, *map(str, _scope(row)), f"AUC, {row['resolution']} pixels", _figure(row["auc"]))
-    for classifier in report["classifiers"]:
-        for row in classifier["rows"]:
-            figures = {"accuracy": row["accuracy"], "macro F1": row["macro"]["f1"], "macro AUC": row["macro"]["auc"]}
-            for name, estimate in figures.items():
-                table.add_row(classifier["network"], *map(str, _scope(row)), name, _figure(estimate))
+    rows: list[tuple[str, dict[str, Any], str, dict[str, Any] | None]] = []
+    for judged in report["segmenters"]:
+        for row in judged["rows"]:
+            who = judged["network"] if row["rater"] == "network" else row["rater"]
+            rows += [(who, row, f"{name}, {row['resolution']} pixels", row[name.lower()]) for name in ("Dice", "AUC")]
+    for judged in report["classifiers"]:
+        for row in judged["rows"]:
+            macro = row["macro"]
+            figures = {"accuracy": row["accuracy"], "macro F1": macro["f1"], "macro AUC": macro["auc"]}
+            rows += [(judged["network"], row, name, estimate) for name, estimate in figures.items()]
     for row in report.get("confounds", {}).get("rows", ()):
-        table.add_row(f"only the {row['seen']}", *map(str, _scope(row)), "macro AUC", _figure(row["macro"]["auc"]))
+        rows.append((f"only the {row['seen']}", row, "macro AUC", row["macro"]["auc"]))
+    for who, row, name, estimate in rows:
+        if estimate is not None:
+            table.add_row(who, *map(str, _scope(row)), name, _figure(estimate))
     return table
 
 
@@ -190,61 +184,42 @@ def _spread(row: dict[str, Any]) -> str:
     return f"{row['dice_mean']:.4f}" + ("" if row["dice_sd"] is None else f" ± {row['dice_sd']:.4f}")
 
 
-def _ece(row: dict[str, Any]) -> str:
-    return f"{row['calibration_error']:.4f}"
-
-
-def _one(row: dict[str, Any], label: str, names: Sequence[str]) -> list[str]:
-    if label in row["absent"]:
-        return ["absent"] * len(names)
-    return [_figure(row["by_class"][label][name]) for name in names]
-
-
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def draw_confusion(run: Run, path: Path, labels: Sequence[str], confusion: Sequence[Sequence[int]], title: str) -> None:
-    """Counts, coloured by their share of the true class."""
-    counts = np.array(confusion)
+def draw_classes(
+    run: Run, folder: Path, name: str, labels: Sequence[str], row: dict[str, Any], truth: Sequence[str], answers: Values
+) -> None:
+    """`confusion.png` and `roc.png` of the scores in `row`; `answers` are probabilities `[len(truth), len(labels)]`."""
+    title = f"{name}: {', '.join(row['sets'])}\n{row['photographs']} photographs, {row['patients']} patients"
+    counts = np.array(row["confusion"])
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(6, 5.2), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        colour = "white" if share[row, column] > 0.5 else "black"
-        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=12)
+    for (actual, answer), count in np.ndenumerate(counts):
+        colour = "white" if share[actual, answer] > 0.5 else "black"
+        axes.text(answer, actual, str(count), ha="center", va="center", color=colour, fontsize=12)
     axes.set_xticks(range(len(labels)), labels, rotation=20, ha="right")
     axes.set_yticks(range(len(labels)), [f"{x}\n(n = {n})" for x, n in zip(labels, counts.sum(axis=1), strict=True)])
     axes.set(xlabel="answer", ylabel="truth")
     axes.set_title(title, fontsize=10)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    run.replace(path, lambda part: figure.savefig(part, dpi=120))
+    run.replace(folder / "confusion.png", lambda part: figure.savefig(part, dpi=120))
 
-
-def draw_roc(
-    run: Run,
-    path: Path,
-    scores: dict[str, Any],
-    labels: Sequence[str],
-    truth: Sequence[str],
-    probabilities: npt.NDArray[np.float64],
-    title: str,
-) -> None:
-    """One-vs-rest curves of the classes that `truth` has; `probabilities` is `[len(truth), len(labels)]`."""
-    figure = Figure(figsize=(6, 5.2), layout="constrained")
-    axes = figure.subplots()
-    actual = np.array(truth)
-    for label, score in scores["by_class"].items():
+    curves = Figure(figsize=(6, 6.2), layout="constrained")
+    axes = curves.subplots()
+    for label, score in row["by_class"].items():
         if score["auc"] is not None:
-            false, true, _ = roc_curve(actual == label, probabilities[:, labels.index(label)])
+            false, true, _ = roc_curve(np.array(truth) == label, answers[:, labels.index(label)])
             axes.plot(false, true, label=f"{label}  {_figure(score['auc'])}")
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
     axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.set_title(title, fontsize=10)
-    axes.legend(loc="lower right", fontsize=8)
-    run.replace(path, lambda part: figure.savefig(part, dpi=120))
+    curves.legend(loc="outside lower center", ncols=2, fontsize=8, title="AUC, one against the rest", title_fontsize=8)
+    run.replace(folder / "roc.png", lambda part: curves.savefig(part, dpi=120))
 
 
 def draw_masks(run: Run, path: Path, examples: Sequence[Example]) -> None:
@@ -260,10 +235,12 @@ def draw_masks(run: Run, path: Path, examples: Sequence[Example]) -> None:
         row[0].imshow(example.picture)
         row[1].imshow(np.where(example.inside, example.probability, 0), cmap="gray", vmin=0, vmax=1)
         row[2].imshow(verdict)
-        for axes, title in zip(row, (example.title, "probability", "against the first observer"), strict=True):
+        for axes, title in zip(
+            row, (example.title, "probability (0.5: the threshold)", "against the first observer"), strict=True
+        ):
             axes.set_title(title, fontsize=9)
             axes.set_axis_off()
-    named = {"found": FOUND, "invented": FALSE, "missed": MISSED}
-    handles = [Patch(facecolor="#%02x%02x%02x" % c, edgecolor="grey", label=name) for name, c in named.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
+    colours = {"found": FOUND, "invented": FALSE, "missed": MISSED}
+    handles = [Patch(facecolor=(r / 255, g / 255, b / 255), label=name) for name, (r, g, b) in colours.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, facecolor="lightgrey")
     run.replace(path, lambda part: figure.savefig(part, dpi=120))

@@ -22,6 +22,7 @@ class Answer:
         heatmap: float32 `[side, side]`, ≥ 0: what spoke for the top class, not normalised.
         masks: name → uint8 `[side, side]`, 255 · probability; inside where ≥ `spec.THRESHOLD`.
         frame: the square of the source picture that `heatmap` and `masks` show.
+        latency_ms: from sending the request to having the answer, as the client saw it.
     """
 
     task: Task
@@ -29,6 +30,7 @@ class Answer:
     heatmap: npt.NDArray[np.float32] | None = None
     masks: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
     frame: Frame | None = None
+    latency_ms: float = 0.0
 
     @property
     def label(self) -> str | None:
@@ -51,7 +53,9 @@ class Answer:
         return value
 
 
-def from_outputs(task: Task, outputs: Mapping[str, "np.ndarray[Any, Any]"], row: int = 0) -> Answer:
+def from_outputs(
+    task: Task, outputs: Mapping[str, "np.ndarray[Any, Any]"], row: int = 0, latency_ms: float = 0.0
+) -> Answer:
     """One row of a response: output name → array with the batch first."""
     names = {mask.name for mask in task.masks}
     return Answer(
@@ -60,6 +64,7 @@ def from_outputs(task: Task, outputs: Mapping[str, "np.ndarray[Any, Any]"], row:
         heatmap=outputs["heatmap"][row] if "heatmap" in outputs else None,
         masks={name: array[row, ..., 0] for name, array in outputs.items() if name in names},
         frame=Frame(*outputs["frame"][row].tolist()) if "frame" in outputs else None,
+        latency_ms=latency_ms,
     )
 
 

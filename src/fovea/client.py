@@ -5,7 +5,9 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -75,23 +77,23 @@ class AsyncClient:
         encoded = image if isinstance(image, bytes) else read(Path(image))
         if not encoded:
             raise UnreadableImage("The file is empty: a JPEG, PNG or TIFF picture was expected; copy it again.")
-        limit = self.timeout_s if timeout_s is None else timeout_s
-        try:
-            async with asyncio.timeout(limit):
-                await self._check_once(task)
-                arrays = await self._connected().infer(task.name, encoded, names)
-        except TimeoutError:
-            raise ServerTimeout(
-                f"No answer from {self.url} within {limit:g} s: it may be busy or hung; "
-                "give it longer, send fewer pictures at once, or restart it."
-            ) from None
+        async with self._deadline(timeout_s):
+            await self._check_once(task)
+            sent = time.perf_counter()
+            arrays = await self._connected().infer(task.name, encoded, names)
+            latency_ms = 1e3 * (time.perf_counter() - sent)
         for tensor in task.outputs:
             if tensor.name in names and arrays[tensor.name].shape != (1, *tensor.shape):
                 raise WrongModel(
                     f"{self.url} answered {tensor.name} of shape {arrays[tensor.name].shape[1:]}; "
                     f"task {task.name} declares {tensor.shape}."
                 )
-        return from_outputs(task, arrays)
+        return from_outputs(task, arrays, latency_ms=latency_ms)
+
+    async def check(self, task: str | Task, timeout_s: float | None = None) -> None:
+        """Raise what every request for `task` would meet: `ServerUnreachable`, `WrongModel`, …; else do nothing."""
+        async with self._deadline(timeout_s):
+            await self._check_once(task_named(task) if isinstance(task, str) else task)
 
     async def ask_many(
         self,
@@ -135,6 +137,18 @@ class AsyncClient:
             raise UsageError("The client is not connected: use it inside 'with' or 'async with'.")
         return self._transport
 
+    @asynccontextmanager
+    async def _deadline(self, timeout_s: float | None) -> AsyncIterator[None]:
+        limit = self.timeout_s if timeout_s is None else timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                yield
+        except TimeoutError:
+            raise ServerTimeout(
+                f"No answer from {self.url} within {limit:g} s: it may be busy or hung; "
+                "give it longer, send fewer pictures at once, or restart it."
+            ) from None
+
     async def _check_once(self, task: Task) -> None:
         """Compare the server's description of the task with the declaration, before the first request only."""
         if task.name in self._checked and self._checked[task.name] is None:
@@ -164,10 +178,12 @@ class Client:
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         self._client = AsyncClient(url, timeout_s)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fovea-client", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fovea-client", daemon=True)
         self._thread.start()
         try:
             self._wait(self._client.__aenter__())
@@ -182,7 +198,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        if not self._loop.is_closed():
+        if self._loop is not None:
             self._wait(self._client.close())
             self._end()
 
@@ -194,17 +210,20 @@ class Client:
         timeout_s: float | None = None,
     ) -> Answer:
         """As `AsyncClient.ask`."""
-        if not self._thread.is_alive():
-            raise UsageError("The client is not connected: use it inside 'with'.")
         return self._wait(self._client.ask(task, image, outputs, timeout_s))
 
     def _wait(self, call: Coroutine[Any, Any, Result]) -> Result:
+        if self._loop is None:
+            call.close()
+            raise UsageError("The client is not connected: use it inside 'with'.")
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
 
     def _end(self) -> None:
+        assert self._loop is not None and self._thread is not None
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._loop = None
 
 
 def read(path: Path) -> bytes:

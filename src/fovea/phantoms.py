@@ -93,8 +93,8 @@ class View:
 
     def on_canvas(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
         """Canonical points `[n, 2]` as fixed-point canvas coordinates with `SUBPIXEL_BITS` binary digits."""
-        upright = points * (-self.scale if self.mirrored else self.scale, self.scale)
-        pixels = (upright + (self.width / 2, self.height / 2)) * SUPERSAMPLING - 0.5
+        scale = np.array((-self.scale if self.mirrored else self.scale, self.scale))
+        pixels = (points * scale + np.array((self.width / 2, self.height / 2))) * SUPERSAMPLING - 0.5
         return np.asarray(np.rint(pixels * 2**SUBPIXEL_BITS), np.int32)
 
     def shrunk(self, canvas: Plane) -> Plane:
@@ -142,15 +142,16 @@ def fundus(seed: int, signs: Signs = Signs(), height: int = 584, width: int = 65
     picture = _background(x, y, eye, signs, view, camera)
     on_disc = _draw_disc(picture, x, y, eye, signs, view, camera)
     exudates, blood = _draw_lesions(eye, signs, view, lesions)
-    _tint(picture, exudates, (1.25, 2.7, 3.0))
-    density *= np.float32(camera.uniform(0.9, 1.3)) * (1 + 0.7 * on_disc)
+    _tint(picture, exudates, (1.3, 2.7, 1.9))
+    density *= np.float32(camera.uniform(0.9, 1.3)) * (1 + 0.6 * on_disc)
     picture *= np.exp(-np.maximum(density, blood)[..., None] * ABSORBANCE)
     from_rim = np.float32(RADIUS) - np.hypot(x, y)
     picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), camera.uniform(0.6, 0.9) * view.scale), np.float32)
     picture += noise.standard_normal(picture.shape, dtype=np.float32) * np.float32(camera.uniform(1.2, 2.6))
     picture *= np.clip(from_rim / 2, 0, 1)[..., None]
     inside = (from_rim >= 0).astype(np.uint8)
-    return Phantom(np.clip(np.rint(picture), 0, 255).astype(np.uint8), inside * np.uint8(255) * (vessels >= 0.5), inside)
+    seen = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    return Phantom(seen, inside * np.uint8(255) * (vessels >= 0.5), inside)
 
 
 def grow(eye: Eye, generator: np.random.Generator) -> list[Vessel]:
@@ -179,7 +180,7 @@ def _trunks(eye: Eye, generator: np.random.Generator) -> Iterator[Shoot]:
                 width = calibre * generator.uniform(0.85, 1.0) * (1 if vein else 0.78)
                 yield Shoot(start, down * math.pi / 2, width, vein, through)
         for heading in (0.0, 0.6, -0.6, math.pi - 0.5, math.pi + 0.5):
-            turned, reach = heading + generator.normal(0, 0.2), generator.uniform(0.5, 1.0) * eye.disc_radius
+            turned, reach = heading + generator.normal(0, 0.2), generator.uniform(0.7, 1.05) * eye.disc_radius
             start = dx + reach * math.cos(turned), dy + reach * math.sin(turned)
             yield Shoot(start, turned, generator.uniform(2.0, 3.2), vein)
 
@@ -215,10 +216,12 @@ def _grow_one(
         return min(limit, max(-limit, share * off))
 
     while calibre >= CALIBRES[0] and math.hypot(x, y) < RADIUS + 8:
-        if through and math.dist((x, y), through[0]) < 30:
-            through.pop(0)
         if through:
-            heading += towards(through[0][0] - x, through[0][1] - y, 0.25, 0.1)
+            to_x, to_y = through[0][0] - x, through[0][1] - y
+            heading += towards(to_x, to_y, 0.25, 0.1)
+            # Reached or passed: a way point that was missed must not be circled.
+            if math.hypot(to_x, to_y) < 30 or to_x * math.cos(heading) + to_y * math.sin(heading) < 0:
+                through.pop(0)
         else:
             # Between the arcades vessels make for the fovea, elsewhere away from the disc.
             if eye.macula[0] - 60 < x < eye.disc[0] and abs(y - eye.macula[1]) < 115:
@@ -238,7 +241,8 @@ def _grow_one(
         calibres.append(calibre)
         taken[int(x // CELL), int(y // CELL)] = number, shoot.vein
         if length > to_branch and math.dist((x, y), eye.disc) > 1.3 * eye.disc_radius:
-            child = calibre * (generator.uniform(0.3, 0.6) if through else generator.uniform(0.5, 0.85))
+            share = generator.uniform(0.3, 0.6) if through else generator.uniform(0.5, 0.85)
+            child = max(share * calibre, min(generator.uniform(1.6, 2.4), 0.8 * calibre))
             turn = side * generator.uniform(0.6, 1.1)
             side, to_branch = -side, length + generator.uniform(8, 18)
             if child > CALIBRES[0] and not obstacles(turn, 18, 24, 30, 36):
@@ -246,7 +250,7 @@ def _grow_one(
                 calibre = (calibre**3 - child**3) ** (1 / 3)
                 shoots.append(Shoot((x, y), heading + turn, child, shoot.vein, parent=number))
                 heading -= 0.0 if through else 0.3 * turn
-                to_branch += 14
+                to_branch += 20
     return Vessel(np.array(points), np.array(calibres), shoot.vein)
 
 
@@ -274,15 +278,20 @@ def _background(x: Plane, y: Plane, eye: Eye, signs: Signs, view: View, camera: 
     light = 1.08 - np.float32(camera.uniform(0.2, 0.4) / RADIUS**2) * ((x - lamp_x) ** 2 + (y - lamp_y) ** 2)
     light = np.clip(light + 0.04 * view.clouds(180, camera), 0.3, 1.3)
     mottling = 0.025 * view.clouds(22, camera) + 0.02 * view.clouds(6, camera)
-    choroid = np.exp(-4 * (view.clouds(15, camera) + 0.5 * view.clouds(40, camera)) ** 2)  # ridges where noise is 0
     from_macula = (x - eye.macula[0]) ** 2 + (y - eye.macula[1]) ** 2
+    # Choroidal vessels fan out from the macula: noise on a polar grid, bent, its grain long along the radius.
+    around = 69 / math.tau * np.arctan2(y - eye.macula[1], x - eye.macula[0]) + 0.35 * view.clouds(35, camera)
+    along = np.sqrt(from_macula) / 40 + 0.5 * view.clouds(50, camera)
+    grain = camera.standard_normal((16, 69), dtype=np.float32)  # wrapped, so that the fan closes
+    fan = cv2.remap(grain, around.astype(np.float32), along.astype(np.float32), cv2.INTER_CUBIC, None, cv2.BORDER_WRAP)
+    choroid = np.tanh(1.8 * np.asarray(fan, np.float32))
     from_disc = (x - eye.disc[0]) ** 2 + (y - eye.disc[1]) ** 2
     pigment = 0.22 * np.exp(-from_macula / (2 * 42**2)) + 0.16 * np.exp(-from_macula / (2 * 11**2))
     sheen = 0.16 * np.exp(-from_disc / (2 * 75**2))
     bare = np.float32(signs.tessellation) * (1 - np.exp(-from_macula / (2 * 60**2)))
     picture = np.empty((view.height, view.width, 3), np.float32)
     for channel, (share, pale) in enumerate(((0.35, 0.02), (1.0, 0.35), (0.8, 0.5))):
-        tone = 1 + share * (mottling + sheen - pigment) + bare * (0.7 * pale + (0.12 + pale) * (choroid - 0.6))
+        tone = 1 + share * (mottling + sheen - pigment) + bare * (0.7 * pale + (0.05 + 0.5 * pale) * choroid)
         picture[..., channel] = colour[channel] * light * tone
     return picture
 
@@ -293,12 +302,12 @@ def _draw_disc(
     """The crescent of atrophy, the disc upon it, and the cup within; returns the opacity of the disc."""
     (dx, dy), radius = eye.disc, eye.disc_radius
     ragged = 1.2 * view.clouds(16, camera)
-    beside = radius * (1 + signs.crescent) - np.hypot(x - (dx - radius * signs.crescent), y - dy) + 1.5 * ragged
+    beside = radius * (1 + signs.crescent) - np.hypot(x - dx + radius * (1.2 * signs.crescent + 0.1), y - dy) + ragged
     disc = np.clip((radius - np.hypot((x - dx) / 0.93, y - dy) + 0.5 * ragged) / 8 + 0.5, 0, 1)
     cup = radius * signs.cup - np.hypot((x - dx + 0.12 * radius) / 0.95, y - dy) + 0.5 * ragged
     if signs.crescent > 0:
-        _tint(picture, np.clip(beside / 4 + 0.5, 0, 1) * (1 - disc) * (0.8 + 0.1 * ragged), (1.12, 2.3, 2.8))
-    _tint(picture, disc * (1 - 0.006 * (x - dx)), (1.15, 1.75, 1.9))
+        _tint(picture, np.clip(beside / 4 + 0.5, 0, 1) * (1 - disc) * (0.8 + 0.1 * ragged), (1.22, 2.1, 2.8))
+    _tint(picture, disc * (1 - 0.006 * (x - dx)), (1.2, 1.75, 1.9))
     if signs.cup > 0:
         _tint(picture, np.clip(cup / 9 + 0.5, 0, 1), (1.12, 1.6, 2.2))
     return disc
@@ -316,8 +325,8 @@ def _draw_lesions(eye: Eye, signs: Signs, view: View, generator: np.random.Gener
                 return point
 
     def patch(canvas: Plane, centre: Point, radius: float, value: float) -> None:
-        angles = np.linspace(0, math.tau, 14, endpoint=False)
-        reach = radius * generator.uniform(0.7, 1.25, 14)
+        angles = np.linspace(0, math.tau, 12, endpoint=False)
+        reach = radius * generator.uniform(0.8, 1.15, 12)
         outline = np.stack([centre[0] + reach * np.cos(angles), centre[1] + reach * np.sin(angles)], axis=1)
         cv2.fillPoly(canvas, [view.on_canvas(outline)], (value,), cv2.LINE_8, SUBPIXEL_BITS)
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -102,7 +103,7 @@ class Server:
                         sys.executable,
                         "-m",
                         "fovea.supervisor",
-                        self._folder.name,
+                        str(self._folder),
                         *launch.command(self._folder, self.hardware, self.ports, self._folder.name),
                     ],
                     stdin=subprocess.PIPE,
@@ -114,15 +115,18 @@ class Server:
             deadline = time.monotonic() + self.timeout_s
             self._await_ready(deadline)
             asyncio.run(self._ask_each_task(deadline))
-            self._stubs = {process.pid: process.cmdline()[-1].rsplit('_', 2)[0] for process in self._python_stubs()}
+            self._stubs = {process.pid: process.cmdline()[-2].rsplit('_', 2)[0] for process in self._python_stubs()}
         except BaseException:
             self.stop()
             raise
 
-    def stop(self) -> None:
-        """End the server; calling it twice does nothing."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """End the server: after the requests it is answering, or `at_once`. Calling it twice does nothing."""
         if self._process is not None:
             assert self._process.stdin is not None
+            if at_once and self._process.poll() is None:
+                with suppress(psutil.NoSuchProcess, IndexError):
+                    self._triton().kill()
             self._process.stdin.close()
             self._process.wait()
             self._process = None
@@ -132,14 +136,15 @@ class Server:
 
     def check(self) -> None:
         """Raise `ServerError` if the server, or one of the Python processes behind it, has died since the start."""
-        if self._process is None or self._process.poll() is not None:
-            raise ServerError("The server has ended: start it again (make serve).")
-        alive = {process.pid for process in self._python_stubs()}
-        dead = sorted(model for pid, model in self._stubs.items() if pid not in alive)
+        try:
+            alive = {process.pid for process in self._python_stubs()}
+        except (AssertionError, psutil.NoSuchProcess, IndexError):
+            raise ServerError("The server has ended: it must be started again.") from None
+        dead = sorted({model for pid, model in self._stubs.items() if pid not in alive})
         if dead:
             raise ServerError(
-                f"The Python process of {', '.join(dead)} has died (killed, or out of memory), and its answers will "
-                "fail: start the server again (make serve)."
+                f"A Python process of {', '.join(dead)} has died (killed, or out of memory), and its answers fail: "
+                "the server must be started again."
             )
 
     def _triton(self) -> psutil.Process:
@@ -197,6 +202,26 @@ def _sample() -> bytes:
     return bytes(cv2.imencode(".png", picture)[1])
 
 
+DEATHS_A_MINUTE = 3
+
+
+def serve(server: Server) -> None:
+    """Watch a started server for ever and start it again when it dies, `DEATHS_A_MINUTE` times a minute at most."""
+    deaths: list[float] = []
+    while True:
+        time.sleep(1)
+        try:
+            server.check()
+        except ServerError as error:
+            deaths = [*(death for death in deaths if time.monotonic() - death < 60), time.monotonic()]
+            if len(deaths) > DEATHS_A_MINUTE:
+                raise
+            print(f"{error} Starting it again.", file=sys.stderr)
+            server.stop(at_once=True)
+            server.start()
+            print("Serving again.", file=sys.stderr)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m fovea.server", description="Serve tasks on 127.0.0.1.")
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"which of {', '.join(TASKS)} (all)")
@@ -221,9 +246,7 @@ def main() -> int:
         with server:
             names = ", ".join(task.name for task in server.tasks)
             print(f"Serving {names} at {server.grpc_url} and {server.http_url}; Ctrl-C stops it.", file=sys.stderr)
-            while True:
-                time.sleep(1)
-                server.check()
+            serve(server)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 0

@@ -158,13 +158,13 @@ def translate(url: str, task: str, status: str, message: str) -> FoveaError:
         return ServerRefused(
             f"A Python process behind {url} has died (killed, or out of memory): restart the server ({_short(message)})."
         )
-    return ServerRefused(f"The server at {url} refused: {_short(message)}")
+    return ServerRefused(f"The server at {url} refused ({_short(message)}): its own messages may say more.")
 
 
 def unreachable(url: str, message: str) -> FoveaError:
     if "http1" in message.lower():
         return WrongModel(f"{url} speaks HTTP, not gRPC: use http:// there, or the gRPC port.")
-    return ServerUnreachable(f"No server answers at {url} ({_short(message)}): start one with make serve.")
+    return ServerUnreachable(f"No server answers at {url}: start one with make serve, or check the address.")
 
 
 def _short(message: str) -> str:

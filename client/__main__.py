@@ -1,0 +1,117 @@
+"""`python -m client <task> IMAGE…`: ask a running server about pictures and folders of pictures."""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from client import batch
+from client.batch import Row
+from fovea.client import TIMEOUT_S, AsyncClient
+from fovea.errors import FoveaError, UsageError
+from fovea.spec import Task
+from fovea.tasks import TASKS, task_named
+
+MESSAGES = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m client", description=__doc__)
+    parser.add_argument("task", help=f"one of {', '.join(TASKS)}")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="picture files, or folders of them")
+    parser.add_argument("--url", default="grpc://127.0.0.1:8001", help="grpc://host:port or http://host:port")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every row, the failed ones too")
+    parser.add_argument("--overlay", type=Path, metavar="FOLDER", help="draw each answer on its photograph, as PNG")
+    parser.add_argument("--json", action="store_true", help="one JSON object per picture on stdout, as they finish")
+    parser.add_argument("--concurrency", type=int, default=4, help="pictures in flight at once (4)")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, help=f"seconds for one answer ({TIMEOUT_S:g})")
+    return parser
+
+
+def main() -> int:
+    options = arguments().parse_args()
+    try:
+        task = task_named(options.task)
+        files = batch.find(options.images)
+        if options.concurrency < 1 or options.timeout <= 0:
+            raise UsageError("--concurrency and --timeout must be greater than zero.")
+        rows = asyncio.run(_ask(task, files, options))
+        if options.csv:
+            _write(options.csv, batch.to_csv(task, rows))
+    except UsageError as error:
+        MESSAGES.print(str(error), markup=False)
+        return 2
+    except FoveaError as error:
+        MESSAGES.print(str(error), markup=False)
+        return 1
+    failed = [row for row in rows if row.answer is None]
+    if not options.json:
+        if len(failed) < len(rows):
+            Console().print(table(task, rows))
+        for row in failed:
+            MESSAGES.print(f"{row.file}: {row.reason}", markup=False)
+    if len(rows) < len(files):
+        MESSAGES.print(f"Interrupted: {len(rows)} of {len(files)} pictures were answered.")
+        return 130
+    return 1 if failed else 0
+
+
+async def _ask(task: Task, files: list[Path], options: argparse.Namespace) -> list[Row]:
+    """All rows in the order of `files`; those there were, if interrupted."""
+    rows: dict[int, Row] = {}
+    columns = (TextColumn(task.name), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    try:
+        async with AsyncClient(options.url, options.timeout) as client:
+            await client.check(task)
+            with Progress(*columns, console=MESSAGES, transient=True, disable=not MESSAGES.is_terminal) as bar:
+                line = bar.add_task(task.name, total=len(files))
+                async for position, row in batch.ask(client, task, files, options.concurrency, options.overlay):
+                    rows[position] = row
+                    bar.advance(line)
+                    if options.json:
+                        print(batch.to_json(row), flush=True)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        pass  # what was answered is not lost: the caller writes it and says so
+    return [rows[position] for position in sorted(rows)]
+
+
+def table(task: Task, rows: list[Row]) -> Table:
+    """The answers for people; the CSV has every class and digit, and the pictures without an answer."""
+    drawn = Table(box=None, pad_edge=False)
+    drawn.add_column("file", overflow="fold")
+    if task.labels:
+        drawn.add_column("answer")
+        drawn.add_column("probability", justify="right")
+    for mask in task.masks:
+        drawn.add_column(f"{mask.name} %", justify="right")
+    drawn.add_column("ms", justify="right")
+    for row in rows:
+        if row.answer is None:
+            continue
+        answer = [row.answer.label or "", f"{row.answer.probability:.2f}"] if task.labels else []
+        shares = [f"{100 * share:.1f}" for _, share in row.shares]
+        drawn.add_row(_plain(row.file.name), *answer, *shares, f"{row.answer.latency_ms:.0f}")
+    return drawn
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UsageError(f"{path} cannot be written ({error.strerror}): choose another place for the CSV.") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

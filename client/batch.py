@@ -1,0 +1,140 @@
+"""Many pictures, one row each: an unreadable one is a row with its reason, never a gap and never the others' end."""
+
+import asyncio
+import csv
+import io
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client import overlay
+from fovea import answers
+from fovea.answers import Answer
+from fovea.client import AsyncClient, read
+from fovea.errors import FoveaError, UsageError
+from fovea.spec import Task
+
+PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture's outcome; `shares` are the masks' parts of the field of view, 0…1."""
+
+    file: Path
+    answer: Answer | None = None
+    reason: str = ""
+    shares: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def status(self) -> str:
+        return "ok" if self.answer else "error"
+
+
+def find(paths: Sequence[Path]) -> list[Path]:
+    """Files as given, folders as the pictures below them, in order and once each.
+
+    Raises:
+        UsageError: a folder holds no picture.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+            if not inside:
+                raise UsageError(f"The folder {path} holds no JPEG, PNG or TIFF picture: give another.")
+            found |= dict.fromkeys(inside)
+        else:
+            found[path] = None
+    return list(found)
+
+
+async def ask(
+    client: AsyncClient, task: Task, files: Sequence[Path], concurrency: int, overlays: Path | None
+) -> AsyncIterator[tuple[int, Row]]:
+    """Ask about every file, `concurrency` at a time; yields (position, row) as they finish.
+
+    With `overlays`, each answer is drawn on its photograph into `<overlays>/<file stem>.png`.
+    """
+    names = _overlay_names(files)
+    limit = asyncio.Semaphore(concurrency)
+
+    async def one(position: int) -> tuple[int, Row]:
+        file = files[position]
+        async with limit:
+            try:
+                encoded = await asyncio.to_thread(read, file)
+                answer = await client.ask(task, encoded)
+                picture = overlays / names[position] if overlays else None
+                return position, await asyncio.to_thread(_finish, file, encoded, answer, picture)
+            except UsageError:
+                raise
+            except FoveaError as error:
+                return position, Row(file, reason=str(error))
+
+    pending = [asyncio.create_task(one(position)) for position in range(len(files))]
+    try:
+        for finished in asyncio.as_completed(pending):
+            yield await finished
+    finally:
+        for unfinished in pending:
+            unfinished.cancel()
+
+
+def _finish(file: Path, encoded: bytes, answer: Answer, picture: Path | None) -> Row:
+    shares = tuple((name, answers.share(mask, encoded, answer.task)) for name, mask in answer.masks.items())
+    if picture is not None:
+        overlay.save(picture, overlay.draw(encoded, answer))
+    return Row(file, answer, shares=shares)
+
+
+def _overlay_names(files: Sequence[Path]) -> list[str]:
+    """`<stem>.png`, numbered from the second on where stems repeat, so that no overlay overwrites another."""
+    seen: dict[str, int] = {}
+    names = []
+    for file in files:
+        seen[file.stem] = seen.get(file.stem, 0) + 1
+        names.append(f"{file.stem}.png" if seen[file.stem] == 1 else f"{file.stem}-{seen[file.stem]}.png")
+    return names
+
+
+def columns(task: Task) -> list[str]:
+    """The CSV's header."""
+    shares = [f"{mask.name}_percent" for mask in task.masks]
+    classes = ["label", "probability", *task.labels] if task.labels else []
+    return ["file", "status", "reason", *classes, *shares, "milliseconds"]
+
+
+def cells(row: Row) -> list[str]:
+    """What the CSV says of one picture; cells of a missing answer are left out."""
+    start = [str(row.file), row.status, row.reason]
+    if row.answer is None:
+        return start
+    probabilities = [] if row.answer.probabilities is None else row.answer.probabilities.tolist()
+    top = [] if row.answer.probability is None else [row.answer.label or "", f"{row.answer.probability:.6f}"]
+    shares = [f"{100 * value:.2f}" for _, value in row.shares]
+    return [*start, *top, *(f"{p:.6f}" for p in probabilities), *shares, f"{row.answer.latency_ms:.1f}"]
+
+
+def to_csv(task: Task, rows: Sequence[Row]) -> str:
+    lines = io.StringIO()
+    table = csv.writer(lines, lineterminator="\n")
+    header = columns(task)
+    table.writerow(header)
+    for row in rows:
+        filled = cells(row)
+        table.writerow(filled + [""] * (len(header) - len(filled)))
+    return lines.getvalue()
+
+
+def to_json(row: Row) -> str:
+    """One line for programs."""
+    value: dict[str, Any] = {"file": str(row.file), "status": row.status}
+    if row.answer is None:
+        value["reason"] = row.reason
+    else:
+        value |= row.answer.json() | {f"{name}_percent": round(100 * share, 2) for name, share in row.shares}
+        value["milliseconds"] = round(row.answer.latency_ms, 1)
+    return json.dumps(value)
