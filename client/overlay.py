@@ -56,7 +56,7 @@ def _tint(picture: pixels.Picture, heat: npt.NDArray[np.float32]) -> pixels.Pict
     level = heat / heat.max()
     colours = cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
     weight = 0.55 * level[..., None]
-    return (picture * (1 - weight) + colours * weight).astype(np.uint8)
+    return np.asarray(picture * (1 - weight) + colours * weight).astype(np.uint8)
 
 
 def _caption(picture: pixels.Picture, answer: Answer) -> pixels.Picture:

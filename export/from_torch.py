@@ -51,6 +51,6 @@ def convert(task: Task, network: Network, path: Path) -> onnx.ModelProto:
     for tensor in task.graph_outputs(network):
         if tensor.name != mask.name:
             model.graph.node.append(helper.make_node("Identity", [mask.name], [tensor.name]))
-        shape = ["N", *tensor.shape]
+        shape: list[str | int | None] = ["N", *tensor.shape]
         model.graph.output.append(helper.make_tensor_value_info(tensor.name, TensorProto.UINT8, shape))
     return model

@@ -1,6 +1,7 @@
-"""What every exported graph has in common: names from the task, a free batch axis, metadata, and old enough a format."""
+"""What all exported graphs share: names from the task, a free batch axis, metadata, a format old enough to load."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
@@ -28,15 +29,7 @@ def finish(model: onnx.ModelProto, task: Task, network: Network, metadata: Mappi
     model.doc_string = task.question
     del model.metadata_props[:]
     helper.set_model_props(model, dict(metadata))
-    for inner in (model.graph, *model.functions):
-        for node in inner.node:  # exporters leave source paths and stack traces of the machine they ran on
-            node.doc_string = ""
-            del node.metadata_props[:]
-    del model.graph.metadata_props[:]
-    for value in (*model.graph.value_info, *model.graph.initializer, *model.graph.input, *model.graph.output):
-        value.doc_string = ""
-        if hasattr(value, "metadata_props"):
-            del value.metadata_props[:]
+    _forget_origin(model.graph)
     onnx.checker.check_model(model, full_check=True)
     opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset > OPSET:
@@ -48,11 +41,17 @@ def finish(model: onnx.ModelProto, task: Task, network: Network, metadata: Mappi
     return model
 
 
+def _forget_origin(inner: onnx.GraphProto) -> None:
+    """Exporters leave source paths and stack traces of the machine they ran on: no business of the network's users."""
+    notes: list[Any] = [*inner.node, *inner.value_info, *inner.initializer, *inner.input, *inner.output, inner]
+    for note in notes:
+        note.doc_string = ""
+        del note.metadata_props[:]
+
+
 def declared(task: Task, network: Network) -> dict[str, tuple[str, tuple[int | str, ...]]]:
     """Name → (element type, shape) of every input and output; the batch axis is written "N"."""
-    shapes: dict[str, tuple[str, tuple[int | str, ...]]] = {
-        network.reads: ("UINT8", ("N", *task.input_shape(network)))
-    }
+    shapes: dict[str, tuple[str, tuple[int | str, ...]]] = {network.reads: ("UINT8", ("N", *task.input_shape(network)))}
     for tensor in task.graph_outputs(network):
         shapes[tensor.name] = {"FP32": "FLOAT"}.get(tensor.dtype, tensor.dtype), ("N", *tensor.shape)
     return shapes
@@ -71,7 +70,8 @@ def rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
-    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+    named: list[Any] = [*graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for value in named:
         value.name = names.get(value.name, value.name)
 
 

@@ -74,9 +74,7 @@ def measure(
                     worst[name] = max(worst[name], error)
                     holds[name] &= ok
             for name in names:
-                yield Line(
-                    network.name, name, source, len(stack), size, worst[name], network.tolerance, holds[name]
-                )
+                yield Line(network.name, name, source, len(stack), size, worst[name], network.tolerance, holds[name])
 
 
 def compare(

@@ -27,7 +27,9 @@ def stacks(task: Task, folders: Sequence[Path]) -> dict[str, npt.NDArray[np.uint
     if folders and not files:
         raise UsageError(f"{', '.join(map(str, folders))}: no JPEG, PNG or TIFF picture there to measure parity on.")
     if files:
-        chosen = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, min(REAL, len(files))).round().astype(int))]
+        chosen = [
+            files[i] for i in np.unique(np.linspace(0, len(files) - 1, min(REAL, len(files))).round().astype(int))
+        ]
         real = []
         for file in chosen:
             try:

@@ -8,9 +8,9 @@ import onnxruntime as ort
 import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
+from conftest import REPOSITORY
 from tritonclient.utils import InferenceServerException
 
-from conftest import REPOSITORY
 from fovea import pixels
 from fovea.client import AsyncClient, Client
 from fovea.repository import graph_path, preprocess_name
@@ -49,9 +49,7 @@ def raw(server: Server, wire: str, task: Task, encoded: list[bytes], names: list
         image = module.InferInput("image", [len(encoded), 1], "BYTES")
         image.set_data_from_numpy(np.array(encoded, dtype=object)[:, None])
         wanted = [module.InferRequestedOutput(name) for name in names]
-        result = client.infer(task.name, [image], outputs=wanted, client_timeout=60) if wire == "grpc" else client.infer(
-            task.name, [image], outputs=wanted
-        )  # fmt: skip
+        result = client.infer(task.name, [image], outputs=wanted)
         return {name: result.as_numpy(name) for name in names}
     finally:
         client.close()
@@ -59,9 +57,7 @@ def raw(server: Server, wire: str, task: Task, encoded: list[bytes], names: list
 
 @every_task
 @both_wires
-def test_served_is_in_process_bit_for_bit(
-    task: Task, wire: str, server: Server, photographs: list[bytes]
-) -> None:
+def test_served_is_in_process_bit_for_bit(task: Task, wire: str, server: Server, photographs: list[bytes]) -> None:
     names = [tensor.name for tensor in task.outputs]
     for photograph in photographs:
         served, expected = raw(server, wire, task, [photograph], names), in_process(task, [photograph])

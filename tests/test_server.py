@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-
 from conftest import REPOSITORY, ROOT
+
 from fovea import launch
 from fovea.client import Client
 from fovea.errors import RequestError, ServerError
@@ -201,7 +201,9 @@ def test_the_serving_program_starts_again_when_a_stub_is_killed(photograph: byte
     lines = [program.stderr.readline(), program.stderr.readline()]
     assert "Starting on the" in lines[0]
     assert "Ctrl-C stops it" in lines[1]
-    stub = next(p for p in psutil.Process(program.pid).children(recursive=True) if "fundus_classifier" in p.cmdline()[-2])
+    stub = next(
+        p for p in psutil.Process(program.pid).children(recursive=True) if "fundus_classifier" in p.cmdline()[-2]
+    )
     stub.kill()
     assert "fundus_classifier has died" in program.stderr.readline()
     assert "Serving again." in program.stderr.readline()

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -33,18 +34,38 @@ def arguments() -> argparse.ArgumentParser:
         help="where a picture classifier starts: downloaded by Keras (the default), from nothing, or from a file",
     )
     parser.add_argument("--evaluate", type=Path, metavar="DIR", help="judge the trained networks on this folder")
+    parser.add_argument("--reports", type=Path, default=Path("reports"), help="where --evaluate writes (reports/)")
     return parser
 
 
 def prepare(task: Task, options: argparse.Namespace) -> Run:
-    """Read the data and draw the split, or obey the one drawn before."""
+    """Read the data to train on and draw the split, or obey the one drawn before."""
     folder = options.out or Path("out/training") / task.name
-    root = options.evaluate or options.data
-    samples = datasets.read(root)
+    samples = datasets.read(options.data)
     manifest = folder / "manifest.csv"
-    entries = splits.obey(samples, manifest) if manifest.exists() else splits.assign(samples, options.seed)
-    digest = splits.write(entries, root, manifest)
+    if manifest.exists():
+        entries, digest = splits.obey(samples, manifest)
+    else:
+        entries = splits.assign(samples, options.seed)
+        digest = splits.write(entries, options.data, manifest)
     return Run(folder, options.into, options.seed, tuple(entries), digest)
+
+
+def judge(task: Task, options: argparse.Namespace) -> None:
+    """Judge the trained networks on the test split of the data they were trained on, or on all of other data."""
+    from training import evaluation
+
+    folder = options.out or Path("out/training") / task.name
+    samples = datasets.read(options.evaluate)
+    manifest = folder / "manifest.csv"
+    if manifest.exists() and splits.knows(samples, manifest):
+        entries, digest = splits.obey(samples, manifest)
+        judged: Literal["test", "all"] = "test"
+    else:
+        entries, digest = splits.assign(samples, options.seed), "none: these photographs were not trained on"
+        judged = "all"
+    run = Run(folder, options.into, options.seed, tuple(entries), digest)
+    evaluation.evaluate(task, run, Console(), judged=judged, network=options.network, reports=options.reports)
 
 
 def main() -> int:
@@ -54,8 +75,10 @@ def main() -> int:
         if options.network and options.network not in {network.name for network in task.networks}:
             names = ", ".join(network.name for network in task.networks)
             raise UsageError(f"Task {task.name} has no network {options.network!r}: choose one of {names}.")
-        run = prepare(task, options)
-        train(task, run, options)
+        if options.evaluate:
+            judge(task, options)
+        else:
+            train(task, prepare(task, options), options)
     except UsageError as error:
         CONSOLE.print(str(error), highlight=False)
         return 2

@@ -1,9 +1,10 @@
-"""The Keras recipe: a convolutional trunk, global average pooling and one Dense layer, saved as `weights/<network>.keras`.
+"""The Keras recipe: a convolutional trunk, global average pooling, one Dense layer; saves `weights/<network>.keras`.
 
 That head is chosen for what it makes free: the gradient of a class's logit with respect to the last feature map is
 the Dense kernel itself, so `export.gradcam` adds an exact Grad-CAM without a backward pass.
 """
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,7 @@ class _Row(keras.callbacks.Callback):  # type: ignore[misc]
         self.bar.update(self.row, completed=epoch + 1, note=f"validation accuracy {row['val_accuracy']:.3f}")
 
 
-def train(
-    task: Task, network: Network, run: Run, base: str | Path, epochs: int | None, bar: Progress
-) -> None:
+def train(task: Task, network: Network, run: Run, base: str | Path, epochs: int | None, bar: Progress) -> None:
     """Train `network` and leave `<weights>/<network>.keras`, its `.json`, history and plot."""
     keras.utils.set_random_seed(run.seed)
     schedule = SCHEDULES["image" if network.reads == "image" else "mask"]
@@ -172,8 +171,6 @@ def train(
 
 def _resume(run: Run, network: Network, backup: Path, settings: dict[str, Any]) -> list[dict[str, float]]:
     """The history so far if `backup` is this run's, or a fresh start."""
-    import json
-
     record = run.folder / f"{network.name}.settings.json"
     history = run.folder / f"{network.name}.history.json"
     if backup.exists() and record.exists():
@@ -203,9 +200,7 @@ def _labelled(
     return network_inputs(task, network, entries, run.weights), labels
 
 
-def _batches(
-    x: npt.NDArray[np.uint8], y: npt.NDArray[np.int64], classes: int, size: int, seed: int
-) -> tf.data.Dataset:
+def _batches(x: npt.NDArray[np.uint8], y: npt.NDArray[np.int64], classes: int, size: int, seed: int) -> tf.data.Dataset:
     augment = augmentation(seed)
 
     def change(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fovea.errors import TrainingError
+from fovea.tasks import FUNDUS_LABELS
 
 PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".gif", ".bmp", ".ppm"}
 
@@ -145,9 +146,7 @@ def palm(root: Path) -> Iterator[Sample]:
 
 
 def labelled_folders(root: Path) -> Iterator[Sample]:
-    """Your own pictures: one folder per class, `<root>/<label>/<picture>`; `<patient>__<anything>` keeps patients apart."""
-    from fovea.tasks import FUNDUS_LABELS
-
+    """Your own pictures: `<root>/<label>/<patient>__<anything>.<format>`; without `__` every picture is a patient."""
     for label in FUNDUS_LABELS:
         for path in sorted((root / label).glob("*")):
             if path.suffix.lower() in PICTURES:

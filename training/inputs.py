@@ -24,9 +24,7 @@ def pictures(task: Task, entries: Sequence[Entry]) -> npt.NDArray[np.uint8]:
     return stack
 
 
-def network_inputs(
-    task: Task, network: Network, entries: Sequence[Entry], weights: Path
-) -> npt.NDArray[np.uint8]:
+def network_inputs(task: Task, network: Network, entries: Sequence[Entry], weights: Path) -> npt.NDArray[np.uint8]:
     """What `network` sees of every entry, uint8 `[len(entries), height, width, channels]`.
 
     Raises:
@@ -40,7 +38,8 @@ def network_inputs(
     with torch.no_grad():
         masks = [program(torch.from_numpy(picture)[None]).numpy()[0] for picture in stack]
     # np.rint rounds halves to even, as the exported graph does.
-    return np.rint(np.stack(masks) * np.float32(255)).astype(np.uint8)
+    levels: npt.NDArray[np.uint8] = np.rint(np.stack(masks) * np.float32(255)).astype(np.uint8)
+    return levels
 
 
 def load_program(path: Path) -> torch.nn.Module:

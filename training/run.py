@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend must be chosen first)
+from matplotlib.figure import Figure
 
 from fovea.errors import TrainingError
 from training.datasets import LICENCES
@@ -49,7 +46,9 @@ class Run:
             write(part)
             os.replace(part, path)
         except OSError as error:
-            raise TrainingError(f"{path} could not be written ({error.strerror}): free some room, then resume.") from None
+            raise TrainingError(
+                f"{path} could not be written ({error.strerror}): make room, then give the same command again."
+            ) from None
         finally:
             part.unlink(missing_ok=True)
 
@@ -58,7 +57,8 @@ class Run:
 
     def plot_history(self, name: str, history: Sequence[dict[str, float]], x: str, score: str) -> None:
         """Loss and validation score against `x`, as `<folder>/<name>.history.png`."""
-        figure, left = plt.subplots(figsize=(7, 4), layout="constrained")
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        left = figure.subplots()
         steps = [row[x] for row in history]
         left.plot(steps, [row["loss"] for row in history], color="tab:blue", label="training loss")
         left.set(xlabel=x, ylabel="training loss", title=name, yscale="log")
@@ -67,4 +67,3 @@ class Run:
         right.set(ylabel=score.replace("_", " "))
         figure.legend(loc="outside lower center", ncols=2)
         self.replace(self.folder / f"{name}.history.png", figure.savefig)
-        plt.close(figure)

@@ -57,9 +57,8 @@ def train(task: Task, network: Network, entries: list[Entry], run: Run, schedule
             "No photographs with vessel masks to train and validate on: --data needs HRF, CHASE_DB1 or DRIVE."
         )
     model = UNet().to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema), use_buffers=True
-    )
+    ema = torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema)  # type: ignore[no-untyped-call]
+    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=ema, use_buffers=True)
     optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.rate, weight_decay=schedule.decay)
     state: dict[str, Any] = {"step": 0, "history": [], "best": {"dice": -1.0}}
     settings = {"network": network.name, "seed": run.seed, "manifest": run.manifest_sha256} | asdict(schedule)
@@ -77,6 +76,7 @@ def train(task: Task, network: Network, entries: list[Entry], run: Run, schedule
         state = saved["state"]
 
     def save() -> None:
+        run.write_json(run.folder / f"{network.name}.history.json", state["history"])
         run.replace(
             checkpoint,
             lambda path: torch.save(
@@ -140,7 +140,6 @@ def train(task: Task, network: Network, entries: list[Entry], run: Run, schedule
         "data": run.description,
     }
     run.write_json(run.weights / f"{network.name}.json", summary)
-    run.write_json(run.folder / f"{network.name}.history.json", state["history"])
     run.plot_history(network.name, state["history"], "step", "validation_dice")
 
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from fovea.errors import TrainingError
 from training.datasets import Sample
@@ -70,23 +70,42 @@ def write(entries: Iterable[Entry], root: Path, path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def obey(samples: Iterable[Sample], path: Path) -> list[Entry]:
-    """The entries of `samples` as an earlier manifest split them; photographs are known by their SHA-256.
+def knows(samples: Iterable[Sample], path: Path) -> bool:
+    """Whether a manifest lists any of these photographs, by their SHA-256."""
+    known = set(_read(path))
+    return any(hashlib.sha256(sample.path.read_bytes()).hexdigest() in known for sample in samples)
+
+
+def obey(samples: Iterable[Sample], path: Path) -> tuple[list[Entry], str]:
+    """The entries of `samples` as an earlier manifest split them, known by SHA-256, and the manifest's own SHA-256.
 
     Raises:
-        TrainingError: the manifest knows none of the photographs, or cannot be read.
+        TrainingError: photographs that are not in the manifest, or none that are, or no manifest.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as lines:
-            known = {row["sha256"]: row["split"] for row in csv.DictReader(lines)}
-    except (OSError, KeyError) as error:
-        raise TrainingError(f"{path} is no manifest ({error}): delete it to draw a new split.") from None
-    entries = []
+    known = _read(path)
+    entries, strangers = [], []
     for sample in samples:
         digest = hashlib.sha256(sample.path.read_bytes()).hexdigest()
-        split = known.pop(digest, None)
-        if split is not None:
-            entries.append(Entry(sample, digest, split))  # type: ignore[arg-type]
+        if digest in known:
+            split = known[digest]
+            if split:  # the first of byte-identical photographs stands for them all
+                entries.append(Entry(sample, digest, split))
+                known[digest] = None
+        else:
+            strangers.append(sample.path)
+    if strangers:
+        raise TrainingError(
+            f"{path} does not list {len(strangers)} of the photographs, such as {strangers[0]}: delete it to draw a "
+            "new split (and train anew), or keep them in another folder."
+        )
     if not entries:
         raise TrainingError(f"{path} lists none of the photographs found: give the folder it was made from.")
-    return entries
+    return entries, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read(path: Path) -> dict[str, Split | None]:
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            return {row["sha256"]: cast(Split, row["split"]) for row in csv.DictReader(lines)}
+    except (OSError, KeyError) as error:
+        raise TrainingError(f"{path} is no manifest ({error}): delete it to draw a new split.") from None

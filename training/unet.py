@@ -1,6 +1,7 @@
 """The vessel U-Net in PyTorch: uint8 picture in, vessel probability out."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +33,7 @@ class UNet(nn.Module):
     def __init__(self, channels: tuple[int, ...] = CHANNELS) -> None:
         super().__init__()
         self.down = nn.ModuleList(_block(i, o) for i, o in zip((3, *channels[:-1]), channels, strict=True))
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(deep, shallow, 2, 2) for shallow, deep in zip(channels[:-1], channels[1:], strict=True)
-        )
+        self.up = nn.ModuleList(nn.ConvTranspose2d(deep, shallow, 2, 2) for shallow, deep in pairwise(channels))
         self.merge = nn.ModuleList(_block(2 * shallow, shallow) for shallow in channels[:-1])
         self.head = nn.Conv2d(channels[0], 1, 1)
         bias = self.head.bias

@@ -82,7 +82,7 @@ def _window(
     else:
         centre = side / 2, side / 2
     scale = float(np.exp(generator.uniform(np.log(scales[0]), np.log(scales[1]))))
-    matrix = cv2.getRotationMatrix2D(centre, float(generator.uniform(0, 360)), scale)
+    matrix = np.asarray(cv2.getRotationMatrix2D(centre, float(generator.uniform(0, 360)), scale), np.float64)
     if generator.random() < 0.5:
         matrix[0] *= -1
         matrix[0, 2] += 2 * centre[0]

@@ -75,9 +75,7 @@ def share(mask: npt.NDArray[np.uint8], encoded: bytes, task: Task) -> float:
     return float((mask[lit] >= THRESHOLD).mean())
 
 
-def to_source(
-    plane: "np.ndarray[Any, Any]", frame: Frame, width: int, height: int
-) -> npt.NDArray[np.float32]:
+def to_source(plane: "np.ndarray[Any, Any]", frame: Frame, width: int, height: int) -> npt.NDArray[np.float32]:
     """Resize a mask or heat map `[side, side]` to its frame and cut it to the source: float32 `[height, width]`.
 
     Bilinear; zero where the frame does not reach.

@@ -1,4 +1,4 @@
-"""Triton Python models around `fovea.pixels`. Runs inside Triton's Python stub, where `triton_python_backend_utils` is."""
+"""Triton Python models around `fovea.pixels`; they run in Triton's stub, where `triton_python_backend_utils` is."""
 
 import json
 

@@ -12,8 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import numpy as np
-
 from fovea.answers import Answer, from_outputs
 from fovea.errors import FoveaError, ServerTimeout, UnreadableImage, UsageError, WrongModel
 from fovea.spec import Task
@@ -219,7 +217,8 @@ class Client:
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
 
     def _end(self) -> None:
-        assert self._loop is not None and self._thread is not None
+        assert self._loop is not None
+        assert self._thread is not None
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -242,5 +241,3 @@ def _chosen(task: Task, outputs: Sequence[str] | None) -> list[str]:
     if unknown or not outputs:
         raise UsageError(f"Task {task.name} has no output {unknown or 'of no name'}: choose from {', '.join(names)}.")
     return list(dict.fromkeys(outputs))
-
-

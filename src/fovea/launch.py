@@ -143,7 +143,11 @@ def command(folder: Path, hardware: Hardware, ports: Ports, prefix: str) -> list
 
 def environment() -> dict[str, str]:
     """The stub starts Python isolated and takes the packages of the environment whose python is first on PATH."""
-    libraries = [triton_folder().parent.parent / "nvidia_pytriton.libs", _libpython(), os.environ.get("LD_LIBRARY_PATH")]
+    libraries = [
+        triton_folder().parent.parent / "nvidia_pytriton.libs",
+        _libpython(),
+        os.environ.get("LD_LIBRARY_PATH"),
+    ]
     return os.environ | {
         "LD_LIBRARY_PATH": ":".join(str(path) for path in libraries if path and str(path) != "."),
         "PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ.get('PATH', os.defpath)}",

@@ -181,7 +181,7 @@ def lit_disc(picture: Picture) -> npt.NDArray[np.uint8]:
     bright = (brightness > float(np.percentile(brightness, 99)) / 8).astype(np.uint8)
     outlines, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     hull = cv2.convexHull(max(outlines, key=cv2.contourArea))
-    return cv2.fillConvexPoly(np.zeros_like(bright), hull, 1).astype(np.uint8, copy=False)
+    return np.asarray(cv2.fillConvexPoly(np.zeros_like(bright), hull, (1,)), np.uint8)
 
 
 def _enclosing_square(box: tuple[int, int, int, int]) -> tuple[int, int, int]:

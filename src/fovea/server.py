@@ -4,7 +4,6 @@ As a program, `python -m fovea.server [TASK…]` serves until it is told to stop
 """
 
 import argparse
-import asyncio
 import http.client
 import re
 import shutil
@@ -16,14 +15,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, NoReturn, Self
 
 import cv2
 import numpy as np
 import psutil
 
 from fovea import launch
-from fovea.client import AsyncClient
+from fovea.client import Client
 from fovea.errors import FoveaError, ServerError, UsageError
 from fovea.repository import check
 from fovea.tasks import TASKS, task_named
@@ -114,8 +113,8 @@ class Server:
                 )
             deadline = time.monotonic() + self.timeout_s
             self._await_ready(deadline)
-            asyncio.run(self._ask_each_task(deadline))
-            self._stubs = {process.pid: process.cmdline()[-2].rsplit('_', 2)[0] for process in self._python_stubs()}
+            self._ask_each_task(deadline)
+            self._stubs = {process.pid: process.cmdline()[-2].rsplit("_", 2)[0] for process in self._python_stubs()}
         except BaseException:
             self.stop()
             raise
@@ -190,10 +189,10 @@ class Server:
             return f"{failed[1]} could not be loaded: {cause}"
         return f"tritonserver ended at its start: {text.strip().splitlines()[-1] if text.strip() else 'no message'}"
 
-    async def _ask_each_task(self, deadline: float) -> None:
-        async with AsyncClient(self.grpc_url) as client:
+    def _ask_each_task(self, deadline: float) -> None:
+        with Client(self.grpc_url) as client:
             for task in self.tasks:
-                await client.ask(task, _sample(), timeout_s=max(deadline - time.monotonic(), 1))
+                client.ask(task, _sample(), timeout_s=max(deadline - time.monotonic(), 1))
 
 
 def _sample() -> bytes:
@@ -205,7 +204,7 @@ def _sample() -> bytes:
 DEATHS_A_MINUTE = 3
 
 
-def serve(server: Server) -> None:
+def serve(server: Server) -> NoReturn:
     """Watch a started server for ever and start it again when it dies, `DEATHS_A_MINUTE` times a minute at most."""
     deaths: list[float] = []
     while True:

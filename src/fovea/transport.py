@@ -156,7 +156,7 @@ def translate(url: str, task: str, status: str, message: str) -> FoveaError:
         return WrongModel(f"What answers at {url} is no Triton server ({_short(message)}): check the address.")
     if "stub process" in message.lower():
         return ServerRefused(
-            f"A Python process behind {url} has died (killed, or out of memory): restart the server ({_short(message)})."
+            f"A Python process behind {url} has died (killed, or out of memory; {_short(message)}): restart the server."
         )
     return ServerRefused(f"The server at {url} refused ({_short(message)}): its own messages may say more.")
 

@@ -1,0 +1,1 @@
+"""Measured latency and throughput: `python -m benchmarks [TASK…]`."""

@@ -1,0 +1,140 @@
+"""`python -m benchmarks [TASK…]`: in-process, gRPC and HTTP side by side; raw samples kept, README's table remade."""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmarks import environment, perf_analyzer, report
+from benchmarks.contenders import Ask, InProcess, Served
+from benchmarks.load import Run, closed_loop
+from fovea import phantoms
+from fovea.errors import FoveaError, UsageError
+from fovea.repository import models
+from fovea.server import Server
+from fovea.spec import Task
+from fovea.tasks import TASKS, task_named
+
+MESSAGES = Console(stderr=True, highlight=False, soft_wrap=True)
+REPOSITORY = Path("model_repository")
+RESULTS = Path("benchmarks/results")
+PICTURES = 32
+CONCURRENCIES = (1, 2, 4)
+WARM_UP = 8
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"which of {', '.join(TASKS)} (all)")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (5)")
+    parser.add_argument("--requests", type=int, default=96, help="requests a contender and round (96)")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--report", action="store_true", help="only remake the table and plots from --results")
+    parser.add_argument("--no-perf-analyzer", action="store_true", help="leave out the cross-check")
+    options = parser.parse_args()
+    try:
+        if options.rounds < 1 or options.requests < 1:
+            raise UsageError("--rounds and --requests must be at least 1.")
+        if not options.report:
+            for name in options.tasks or TASKS:
+                result = asyncio.run(measure(task_named(name), options))
+                options.results.mkdir(parents=True, exist_ok=True)
+                path = options.results / f"{name}.json"
+                path.write_text(json.dumps(result, indent=1) + "\n")
+                MESSAGES.print(f"Wrote {path}.")
+        results = report.load(options.results)
+        Console().print(report.console_table(results))
+        if options.results == RESULTS:
+            report.write(results, options.results, Path("README.md"))
+    except UsageError as error:
+        MESSAGES.print(str(error), markup=False)
+        return 2
+    except FoveaError as error:
+        MESSAGES.print(str(error), markup=False)
+        return 1
+    except KeyboardInterrupt:
+        MESSAGES.print("Stopped; nothing was written for the unfinished task.")
+        return 130
+    return 0
+
+
+async def measure(task: Task, options: argparse.Namespace) -> dict[str, Any]:
+    """Every contender at every concurrency, `rounds` times in rotating order, on the same distinct pictures."""
+    pictures = [phantoms.fundus(seed).encoded() for seed in range(PICTURES)]
+    with Server(REPOSITORY, [task.name]) as server:
+        async with AsyncExitStack() as stack:
+            limit = await stack.enter_async_context(InProcess(task, REPOSITORY))
+            grpc = await stack.enter_async_context(Served(task, server.grpc_url))
+            http = await stack.enter_async_context(Served(task, server.http_url))
+            contenders: dict[str, Ask] = {"in process": limit.ask, "gRPC": grpc.ask, "HTTP": http.ask}
+            expected = [await limit.ask(picture) for picture in pictures]
+            runs = await _rounds(task, contenders, pictures, expected, options)
+        check = [] if options.no_perf_analyzer else _cross_check(task, server.grpc_url, pictures, options.requests)
+    return {
+        "schema": 1,
+        "task": task.name,
+        "date": time.strftime("%Y-%m-%d"),
+        "settings": {
+            "pictures": f"{PICTURES} distinct phantoms, seeds 0 to {PICTURES - 1}, JPEG",
+            "warm_up_requests": WARM_UP,
+            "requests_per_round": options.requests,
+            "rounds": options.rounds,
+            "load": "closed loop; client and server share the cores",
+            "answers": "every answer compared bit for bit with the in-process one",
+        },
+        "environment": environment.describe(REPOSITORY, models(task)),
+        "runs": [asdict(run) | {"latencies_ms": [round(x, 3) for x in run.latencies_ms]} for run in runs],
+        "perf_analyzer": check,
+    }
+
+
+async def _rounds(
+    task: Task,
+    contenders: dict[str, Ask],
+    pictures: Sequence[bytes],
+    expected: Sequence[str],
+    options: argparse.Namespace,
+) -> list[Run]:
+    runs = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
+    names = list(contenders)
+    with Progress(*columns, TimeRemainingColumn(), console=MESSAGES, transient=True) as bar:
+        line = bar.add_task(task.name, total=options.rounds * len(CONCURRENCIES) * len(names))
+        for turn in range(options.rounds):
+            for concurrency in CONCURRENCIES:
+                # Rotated, so that none is always first after a pause or last when the machine is warm.
+                for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                    bar.update(line, description=f"{task.name}: {name} × {concurrency}")
+                    await closed_loop(contenders[name], pictures, expected, concurrency, WARM_UP)
+                    seconds, latencies = await closed_loop(
+                        contenders[name], pictures, expected, concurrency, options.requests
+                    )
+                    runs.append(Run(name, concurrency, turn, round(seconds, 6), tuple(latencies)))
+                    bar.advance(line)
+    return runs
+
+
+def _cross_check(task: Task, url: str, pictures: Sequence[bytes], count: int) -> list[dict[str, Any]]:
+    """perf_analyzer's view, or a line saying why there is none: its absence must not cost the measurement."""
+    found = []
+    for concurrency in CONCURRENCIES:
+        try:
+            folder = Path("out/perf_analyzer").resolve()
+            found.append(perf_analyzer.measure(folder, url, task.name, pictures, concurrency, count))
+        except FoveaError as error:
+            MESSAGES.print(str(error), markup=False)
+            break
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

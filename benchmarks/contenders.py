@@ -1,0 +1,101 @@
+"""The ways to get one answer, each behind the same call: encoded picture in, SHA-256 of all outputs out."""
+
+import asyncio
+import hashlib
+import os
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime as ort
+
+from fovea import pixels
+from fovea.answers import Answer
+from fovea.client import AsyncClient
+from fovea.repository import graph_path
+from fovea.spec import Task
+
+Ask = Callable[[bytes], Awaitable[str]]
+
+
+def digest(arrays: Mapping[str, "np.ndarray[Any, Any]"]) -> str:
+    """SHA-256 over the outputs, by name: answers are compared bit for bit in the very run that is timed."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        total.update(name.encode())
+        total.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return total.hexdigest()
+
+
+class InProcess:
+    """The limit: the same preprocessing and graphs in this process, one worker thread a core, one ORT thread each."""
+
+    def __init__(self, task: Task, repository: Path) -> None:
+        self.task, self.repository = task, repository
+        self.cores = len(os.sched_getaffinity(0))
+        self._local = threading.local()
+        self._pool = ThreadPoolExecutor(self.cores, initializer=self._load)
+
+    def _load(self) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._local.sessions = [
+            ort.InferenceSession(graph_path(self.repository, network), options, providers=["CPUExecutionProvider"])
+            for network in self.task.networks
+        ]
+
+    def _answer(self, encoded: bytes) -> dict[str, "np.ndarray[Any, Any]"]:
+        picture, frame = pixels.preprocess(encoded, self.task.image)
+        tensors: dict[str, np.ndarray[Any, Any]] = {"pixels": picture[None], "frame": np.array([frame], np.int32)}
+        for network, session in zip(self.task.networks, self._local.sessions, strict=True):
+            names = [tensor.name for tensor in self.task.graph_outputs(network)]
+            answers = session.run(names, {network.reads: tensors[self.task.source(network)]})
+            tensors |= dict(zip(names, answers, strict=True))
+        return {tensor.name: tensors[tensor.name] for tensor in self.task.outputs}
+
+    async def ask(self, encoded: bytes) -> str:
+        return digest(await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, encoded))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown()
+
+
+class Served:
+    """The ensemble, through the project's own client."""
+
+    def __init__(self, task: Task, url: str) -> None:
+        self.task = task
+        self._client = AsyncClient(url, timeout_s=60)
+
+    async def ask(self, encoded: bytes) -> str:
+        return digest(as_arrays(await self._client.ask(self.task, encoded)))
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.close()
+
+
+def as_arrays(answer: Answer) -> dict[str, "np.ndarray[Any, Any]"]:
+    """An answer's tensors with their batch axis again."""
+    assert answer.frame is not None
+    arrays: dict[str, np.ndarray[Any, Any]] = {"frame": np.array([answer.frame], np.int32)}
+    arrays |= {name: mask[None, ..., None] for name, mask in answer.masks.items()}
+    if answer.probabilities is not None:
+        arrays["probabilities"] = answer.probabilities[None]
+    if answer.heatmap is not None:
+        arrays["heatmap"] = answer.heatmap[None]
+    return arrays

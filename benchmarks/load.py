@@ -1,0 +1,58 @@
+"""Closed-loop load: so many requests in flight, each answer checked, the next sent when one returns."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.contenders import Ask
+from fovea.errors import FoveaError
+
+
+class WrongAnswer(FoveaError):
+    """An answer under load differs from the one computed beforehand."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One contender at one concurrency for a while; latencies are seen by the caller, from sending to having."""
+
+    contender: str
+    concurrency: int
+    round: int
+    seconds: float
+    latencies_ms: tuple[float, ...]
+
+    @property
+    def images_per_s(self) -> float:
+        return len(self.latencies_ms) / self.seconds
+
+
+async def closed_loop(
+    ask: Ask, pictures: Sequence[bytes], expected: Sequence[str], concurrency: int, count: int
+) -> tuple[float, list[float]]:
+    """Send `count` requests, `concurrency` at a time, cycling through the pictures.
+
+    Returns:
+        Seconds from the first request to the last answer, and each latency in ms in the order of sending.
+
+    Raises:
+        WrongAnswer: an answer is not bit for bit the expected one.
+    """
+    latencies = [0.0] * count
+    numbers = iter(range(count))
+
+    async def caller() -> None:
+        for number in numbers:
+            which = number % len(pictures)
+            sent = time.perf_counter()
+            answer = await ask(pictures[which])
+            latencies[number] = 1e3 * (time.perf_counter() - sent)
+            if answer != expected[which]:
+                raise WrongAnswer(f"Picture {which} was answered differently under load: the figures are worthless.")
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as callers:
+        for _ in range(min(concurrency, count)):
+            callers.create_task(caller())
+    return time.perf_counter() - started, latencies

@@ -1,0 +1,210 @@
+"""The model card beside each exported network: what it is, what it was trained on, how well it does, what it is not."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from export import graph
+from export.parity import Line
+from fovea.spec import Network, Task
+
+PACKAGES = ("torch", "tensorflow-cpu", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy", "opencv-python-headless")
+USE = "Research use. Not a medical device: no decision about a person may rest on it."
+
+
+def facts(
+    task: Task,
+    network: Network,
+    model: onnx.ModelProto,
+    content: bytes,
+    lines: Sequence[Line],
+    weights: Path,
+    reports: Path,
+) -> dict[str, Any]:
+    """Everything the card says, as plain values; training and evaluation are left out where they left no record."""
+    training = _read(weights / f"{network.name}.json")
+    report = _read(reports / task.name / "report.json") or {}
+    judged = [
+        entry
+        for kind in ("segmenters", "classifiers")
+        for entry in report.get(kind, [])
+        if entry["network"] == network.name
+    ]
+    suffix = "pt2" if network.framework == "torch" else "keras"
+    digest = hashlib.sha256((weights / f"{network.name}.{suffix}").read_bytes()).hexdigest()
+    current = judged[0] if judged and judged[0]["weights_sha256"] == digest else None
+    return {
+        "network": network.name,
+        "task": task.name,
+        "question": task.question,
+        "use": USE,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "parameters": sum(_size(tensor) for tensor in model.graph.initializer),
+        "opset": max(entry.version for entry in model.opset_import if entry.domain == ""),
+        "ir_version": model.ir_version,
+        "tensors": {name: [kind, list(shape)] for name, (kind, shape) in graph.declared(task, network).items()},
+        "normalisation": "inside the graph: inputs are uint8, 0 to 255",
+        "preprocessing": {"side": task.image.side, "crop": task.image.crop, "equalisation": task.image.equalisation},
+        "training": training,
+        "evaluation": current and current | {name: report[name] for name in ("judged", "resamples")},
+        "confounds": report.get("confounds") if current and not network.masks else None,
+        "parity": [
+            {"output": x.output, "pictures": x.pictures, "count": x.count, "batch": x.batch, "largest": x.worst}
+            for x in lines
+        ],
+        "tolerance": {"atol": network.tolerance.atol, "rtol": network.tolerance.rtol},
+        "made_with": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def as_json(card: dict[str, Any]) -> bytes:
+    return (json.dumps(card, indent=1) + "\n").encode()
+
+
+def as_markdown(card: dict[str, Any]) -> bytes:
+    """The card as a page."""
+    blocks = [
+        f"# {card['network']}",
+        f"{card['question']} One network of the task `{card['task']}`. **{card['use']}**",
+        "## What goes in and out",
+        _table(
+            ["tensor", "type", "shape"],
+            [[f"`{n}`", kind, " × ".join(map(str, shape))] for n, (kind, shape) in card["tensors"].items()],
+        ),
+        f"Normalisation is {card['normalisation']}. Preprocessing (`fovea.pixels`): "
+        f"{', '.join(f'{name} {value}' for name, value in card['preprocessing'].items())}. "
+        f"{card['parameters']:,} parameters, opset {card['opset']}, IR {card['ir_version']}, {card['bytes']:,} bytes, "
+        f"SHA-256 `{card['sha256']}`.",
+        *_training(card["training"]),
+        *_evaluation(card["evaluation"]),
+        *_confounds(card["confounds"]),
+        "## Parity with the framework",
+        f"Largest |onnx − framework|; allowed {card['tolerance']['atol']:g} + "
+        f"{card['tolerance']['rtol']:g} · |framework|. A mask is judged before rounding, a heat map relative to its maximum and against automatic differentiation.",
+        _table(
+            ["output", "pictures", "count", "batch", "largest"],
+            [[x["output"], x["pictures"], x["count"], x["batch"], f"{x['largest']:.1e}"] for x in card["parity"]],
+        ),
+        "Made with " + ", ".join(f"{name} {number}" for name, number in card["made_with"].items()) + ".",
+    ]
+    return ("\n\n".join(blocks) + "\n").encode()
+
+
+def _training(training: dict[str, Any] | None) -> list[str]:
+    if training is None:
+        return ["## Training", "No record of the training was found."]
+    rows = [
+        [name, sizes["licence"], sizes["train"], sizes["validation"], sizes["test"]]
+        for name, sizes in training["data"]["sets"].items()
+    ]
+    schedule = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in training["schedule"].items())
+    folded = (
+        f" The threshold {training['threshold_folded']:.3f}, best on the training photographs, is folded into the "
+        "head: 0.5 is the operating point."
+        if "threshold_folded" in training
+        else ""
+    )
+    return [
+        "## Training",
+        f"{training['framework']}, seed {training['seed']}; {schedule}.{folded} Photographs by patient-wise split "
+        f"(manifest SHA-256 `{training['data']['manifest_sha256'][:16]}…`); each network used those its labels or "
+        "masks allow:",
+        _table(["data set", "licence", "train", "validation", "test"], rows),
+        *(
+            ["Where a set is for research only, so are these weights."]
+            if any("research" in str(row[1]) for row in rows)
+            else []
+        ),
+    ]
+
+
+def _evaluation(evaluation: dict[str, Any] | None) -> list[str]:
+    if evaluation is None:
+        return ["## Evaluation", "Not evaluated."]
+    where = "the test split, which training never saw" if evaluation["judged"] == "test" else "data never trained on"
+    head = f"On {where}; 95 % intervals over {evaluation['resamples']:,} resamples of patients."
+    if "mask" in evaluation:
+        rows = [
+            [
+                ", ".join(row["sets"]),
+                row["resolution"],
+                row["rater"],
+                f"{row['photographs']} ({row['patients']})",
+                *(_figure(row[name]) for name in ("dice", "auc", "sensitivity", "specificity")),
+                f"{row['dice_mean']:.3f} ± {row['dice_sd']:.3f}" if row.get("dice_sd") is not None else "–",
+            ]
+            for row in evaluation["rows"]
+        ]
+        names = ["data", "resolution", "rater", "photographs (patients)", "Dice", "AUC", "sensitivity", "specificity"]
+        return ["## Evaluation", f"In the field of view. {head}", _table([*names, "Dice per photograph"], rows)]
+    rows = [
+        [
+            ", ".join(row["sets"]),
+            f"{row['photographs']} ({row['patients']})",
+            _figure(row["accuracy"]),
+            *(_figure(row["macro"][name]) for name in ("precision", "recall", "f1", "auc")),
+            ", ".join(row["absent"]) or "none",
+        ]
+        for row in evaluation["rows"]
+    ]
+    names = ["data", "photographs (patients)", "accuracy", "precision", "recall", "F1", "AUC, one against the rest"]
+    every = evaluation["rows"][-1]
+    per_class = [
+        [label, *(_figure(v[n]) for n in ("precision", "recall", "auc"))] for label, v in every["by_class"].items()
+    ]
+    return [
+        "## Evaluation",
+        f"Macro averages. {head}",
+        _table([*names, "absent classes"], rows),
+        _table(["class (all data)", "precision", "recall", "AUC"], per_class),
+    ]
+
+
+def _confounds(confounds: dict[str, Any] | None) -> list[str]:
+    if not confounds or "rows" not in confounds:
+        return []
+    every = {row["seen"]: row for row in confounds["rows"]}  # the last row of each kind is over all sets
+    rows = [[seen, _figure(row["macro"]["auc"])] for seen, row in every.items()]
+    return [
+        "## Known limit: class and camera are confounded",
+        "Each class comes mostly from one camera, so that a network may recognise the camera. How well the class can "
+        "be told from what holds no diagnosis, by logistic regression on the same split:",
+        _table(["seen", "macro AUC"], rows),
+        "A figure above that is no better than these says nothing about disease. A photograph from another camera, of "
+        "another population or with an illness that is none of the classes gets an answer all the same.",
+    ]
+
+
+def _figure(estimate: dict[str, Any] | None) -> str:
+    if estimate is None:
+        return "–"
+    if estimate["low"] is None:
+        return f"{estimate['value']:.3f}"
+    return f"{estimate['value']:.3f} ({estimate['low']:.3f}–{estimate['high']:.3f})"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _size(tensor: onnx.TensorProto) -> int:
+    size = 1
+    for side in tensor.dims:
+        size *= side
+    return size
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
