@@ -52,7 +52,10 @@ async def closed_loop(
                 raise WrongAnswer(f"Picture {which} was answered differently under load: the figures are worthless.")
 
     started = time.perf_counter()
-    async with asyncio.TaskGroup() as callers:
-        for _ in range(min(concurrency, count)):
-            callers.create_task(caller())
+    try:
+        async with asyncio.TaskGroup() as callers:
+            for _ in range(min(concurrency, count)):
+                callers.create_task(caller())
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
     return time.perf_counter() - started, latencies

@@ -9,8 +9,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported below
-
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -18,7 +16,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from export import card, from_keras, from_torch, gradcam, graph, parity, pictures
+from fovea import quiet
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+with quiet.native_stderr():
+    from export import card, from_keras, from_torch, gradcam, graph, parity, pictures
 from export.place import place
 from fovea import repository
 from fovea.errors import FoveaError, UsageError

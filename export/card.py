@@ -88,7 +88,8 @@ def as_markdown(card: dict[str, Any]) -> bytes:
         *_confounds(card["confounds"]),
         "## Parity with the framework",
         f"Largest |onnx − framework|; allowed {card['tolerance']['atol']:g} + "
-        f"{card['tolerance']['rtol']:g} · |framework|. A mask is judged before rounding, a heat map relative to its maximum and against automatic differentiation.",
+        f"{card['tolerance']['rtol']:g} · |framework|. A mask is judged before rounding, a heat map relative to its "
+        "maximum and against automatic differentiation.",
         _table(
             ["output", "pictures", "count", "batch", "largest"],
             [[x["output"], x["pictures"], x["count"], x["batch"], f"{x['largest']:.1e}"] for x in card["parity"]],

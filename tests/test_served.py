@@ -12,7 +12,9 @@ from conftest import REPOSITORY
 from tritonclient.utils import InferenceServerException
 
 from fovea import pixels
+from fovea.answers import Answer
 from fovea.client import AsyncClient, Client
+from fovea.errors import ServerTimeout
 from fovea.repository import graph_path, preprocess_name
 from fovea.server import Server
 from fovea.spec import Task
@@ -130,6 +132,24 @@ def test_garbage_to_the_ports_does_not_harm_the_server(wire: str, server: Server
     with Client(server.grpc_url) as client:
         assert client.ask("fundus", photograph).label
     server.check()
+
+
+@both_wires
+def test_a_busy_server_costs_a_timeout_and_is_itself_again_afterwards(
+    wire: str, server: Server, photographs: list[bytes]
+) -> None:
+    async def flood() -> list[object]:
+        async with AsyncClient(server.grpc_url if wire == "grpc" else server.http_url) as client:
+            await client.check("retina")
+            many = client.ask_many("retina", photographs * 5, timeout_s=0.25, concurrency=30)
+            return [outcome async for _, outcome in many]
+
+    outcomes = asyncio.run(flood())
+    assert len(outcomes) == 30
+    assert any(isinstance(outcome, ServerTimeout) for outcome in outcomes)
+    assert all(isinstance(outcome, Answer | ServerTimeout) for outcome in outcomes)
+    with Client(server.http_url) as client:
+        assert client.ask("retina", photographs[0], timeout_s=30).label
 
 
 @every_task

@@ -8,6 +8,7 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fovea import quiet
 from fovea.errors import FoveaError, UsageError
 from fovea.spec import Task
 from fovea.tasks import TASKS, task_named
@@ -53,8 +54,8 @@ def prepare(task: Task, options: argparse.Namespace) -> Run:
 
 def judge(task: Task, options: argparse.Namespace) -> None:
     """Judge the trained networks on the test split of the data they were trained on, or on all of other data."""
-    from training import evaluation
-
+    with quiet.native_stderr():
+        from training import evaluation
     folder = options.out or Path("out/training") / task.name
     samples = datasets.read(options.evaluate)
     manifest = folder / "manifest.csv"
@@ -110,7 +111,8 @@ def train(task: Task, run: Run, options: argparse.Namespace) -> None:
                     schedule = segmenter.Schedule(**({"steps": options.steps} if options.steps else {}))
                     segmenter.train(task, network, list(run.entries), run, schedule, bar)
                 else:
-                    from training import classifier
+                    with quiet.native_stderr():
+                        from training import classifier
 
                     base = options.weights if options.weights in ("imagenet", "none") else Path(options.weights)
                     classifier.train(task, network, run, base, options.epochs, bar)

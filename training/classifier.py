@@ -154,6 +154,7 @@ def train(task: Task, network: Network, run: Run, base: str | Path, epochs: int 
             _Row(bar, row, history, run, network.name),
         ],
         verbose=0,
+        shuffle=False,  # the data set shuffles itself
     )
     run.replace(run.weights / f"{network.name}.keras", lambda part: keras.models.load_model(best).save(part))
     summary: dict[str, Any] = {

@@ -1,0 +1,103 @@
+"""Every code block of the README is run; what takes long, or would run these tests again, is run in short."""
+
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from benchmarks import report
+from fovea.server import Server
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if line]
+CLIENT = [line for line in COMMANDS if line.startswith("python -m client")]
+TRAINING = [line for line in COMMANDS if re.match(r"python -m (training|export)", line)]
+SHORTENED = {"training.phantoms": ["--count", "10"], "training": ["--steps", "30", "--epochs", "1"], "export": []}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photographs: list[bytes]) -> Path:
+    """A user's folder with the files that the README names."""
+    (tmp_path / "more").mkdir()
+    for name, photograph in zip(("eye.jpg", "other.jpg", "more/one.jpg", "more/two.jpg"), photographs, strict=False):
+        (tmp_path / name).write_bytes(photograph)
+    return tmp_path
+
+
+def run(command: list[str], folder: Path) -> str:
+    """Run as from the root, where the programs are, with the user's files at hand; returns stdout."""
+    environment = {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def test_every_block_is_of_a_kind_that_is_tested() -> None:
+    assert {kind for kind, _ in BLOCKS} <= {"bash", "python", "text"}
+    make = [line for line in COMMANDS if line.startswith("make ")]
+    assert sorted(make + CLIENT + TRAINING) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make ")])
+def test_every_make_command_has_a_target_and_a_line_of_help(line: str) -> None:
+    target = line.split()[1]
+    subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+    shown = subprocess.run(["make"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert re.search(rf"make {target} ", shown)
+
+
+def test_make_demo_runs_and_draws_overlays() -> None:
+    done = subprocess.run(["make", "demo"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^phantom-\d\.jpg ", done.stdout, re.MULTILINE)) == 6
+    assert len(list((ROOT / "out" / "demo").glob("phantom-*.png"))) >= 6
+    since = re.search(r"First answer ([\d.]+) s after", done.stderr)
+    assert since
+
+
+@pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "python"])
+def test_python_blocks_run_against_a_server(block: str, folder: Path, server: Server) -> None:
+    block = block.replace("grpc://127.0.0.1:8001", server.grpc_url).replace("http://127.0.0.1:8000", server.http_url)
+    assert run([sys.executable, "-c", textwrap.dedent(block)], folder).strip()
+
+
+@pytest.mark.parametrize("line", CLIENT)
+def test_client_commands_run_against_a_server(line: str, folder: Path, server: Server) -> None:
+    printed = run([sys.executable, *shlex.split(line)[1:], "--url", server.grpc_url], folder)
+    assert "eye.jpg" in printed
+    if "--csv" in line:
+        assert (folder / "out.csv").read_text().count(",ok,") == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_training_commands_lead_from_phantoms_to_a_repository_that_serves(tmp_path: Path, photograph: bytes) -> None:
+    for line in TRAINING:
+        command = shlex.split(line)
+        extra = [] if "--evaluate" in command else SHORTENED[command[2]]
+        run([sys.executable, *command[1:], *extra], tmp_path)
+    assert {path.name for path in (tmp_path / "reports").iterdir()} == {"retina", "fundus"}
+    from fovea.client import Client
+
+    with Server(tmp_path / "model_repository") as served, Client(served.grpc_url) as client:
+        assert client.ask("retina", photograph).label
+        assert client.ask("fundus", photograph).label
+
+
+def test_the_benchmark_table_is_made_from_the_committed_samples() -> None:
+    results = report.load(ROOT / "benchmarks" / "results")
+    shown = README.partition(report.BEGIN)[2].partition(report.END)[0].strip()
+    assert shown == report.markdown(results)
+
+
+def test_every_file_the_readme_links_to_is_there() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]
