@@ -1,6 +1,6 @@
 # Every command a user needs; `make` alone lists them.
-PYTHON ?= python3.11
-PORTS ?=
+FITS := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))'
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c $(FITS) 2>/dev/null && echo $$p && break; done)
 TASKS ?=
 IMAGES ?=
 HARDWARE ?= auto
@@ -40,7 +40,7 @@ clean: ## delete the environment and everything generated
 	rm -rf .venv out reports
 
 .venv/bin/python:
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: install Python 3.11 or 3.12, or name it with PYTHON=…"; exit 2; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 was found: install one, or name it with PYTHON=…"; exit 2; }
 	@echo "Making .venv with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv .venv
 

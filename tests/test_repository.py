@@ -23,6 +23,8 @@ every_network = pytest.mark.parametrize(
     [pytest.param(task, network, id=network.name) for task in TASKS.values() for network in task.networks],
 )
 PATHS = (b"/work", b"/home", b"/root", b"/tmp", b"site-packages")
+OF_EXPORT = ("1/model.onnx", "card.json", "card.md")
+"""What `export` writes beside the rendered files."""
 DTYPES = {"UINT8": "tensor(uint8)", "FP32": "tensor(float)"}
 
 
@@ -47,10 +49,6 @@ def test_the_repository_holds_nothing_that_no_task_declares() -> None:
     declared |= {f"{n.name}/{file}" for t in TASKS.values() for n in t.networks for file in OF_EXPORT}
     found = {file.relative_to(REPOSITORY).as_posix() for file in REPOSITORY.rglob("*") if file.is_file()}
     assert {name for name in found if "__pycache__" not in name} <= declared
-
-
-OF_EXPORT = ("1/model.onnx", "card.json", "card.md")
-"""What `export` writes beside the rendered files."""
 
 
 @every_task
@@ -164,15 +162,6 @@ def test_a_graph_tells_nothing_of_the_machine_that_made_it(task: Task, network: 
     assert not [path for path in PATHS if path in content]
 
 
-@every_network
-def test_a_graph_says_whose_it_is_and_what_it_is_for(task: Task, network: Network) -> None:
-    model = graph(network)
-    said = {entry.key: entry.value for entry in model.metadata_props}
-    assert model.doc_string == task.question
-    assert (said["fovea.task"], said["fovea.network"]) == (task.name, network.name)
-    assert "not a medical device" in said["fovea.use"]
-
-
 def test_the_u_net_stays_small_enough_for_one_core() -> None:
     network = TASKS["retina"].network("retina_unet")
     model = graph(network)
@@ -199,7 +188,7 @@ def multiplications(model: onnx.ModelProto) -> int:
     return total
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
+@every_task
 def test_the_committed_repository_has_all_that_serving_needs(task: Task) -> None:
     repository.check(task, REPOSITORY)
 

@@ -15,7 +15,7 @@ from fovea.tasks import TASKS, task_named
 from training import datasets, splits
 from training.run import Run
 
-CONSOLE = Console(stderr=True)
+CONSOLE = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -76,15 +76,19 @@ def main() -> int:
         if options.network and options.network not in {network.name for network in task.networks}:
             names = ", ".join(network.name for network in task.networks)
             raise UsageError(f"Task {task.name} has no network {options.network!r}: choose one of {names}.")
+        if any(count is not None and count < 1 for count in (options.steps, options.epochs)):
+            raise UsageError("--steps and --epochs must be at least 1.")
+        if options.seed < 0:
+            raise UsageError("--seed must not be negative.")
         if options.evaluate:
             judge(task, options)
         else:
             train(task, prepare(task, options), options)
     except UsageError as error:
-        CONSOLE.print(str(error), highlight=False)
+        CONSOLE.print(str(error), markup=False)
         return 2
     except FoveaError as error:
-        CONSOLE.print(str(error), highlight=False)
+        CONSOLE.print(str(error), markup=False)
         return 1
     except KeyboardInterrupt:
         CONSOLE.print("Stopped; the checkpoint is kept. The same command goes on from there.")

@@ -34,7 +34,10 @@ class Schedule:
     dropout: float = 0.3
 
 
-SCHEDULES = {"image": Schedule(epochs=20, rate=2e-4), "mask": Schedule(epochs=40, rate=2e-3)}
+MOMENTUM = 0.9
+"""Of the batch norms' running statistics: an epoch here has some twenty steps."""
+
+SCHEDULES = {"image": Schedule(epochs=20, rate=2e-4), "mask": Schedule(epochs=100, rate=1e-3)}
 """A pretrained picture trunk is nudged; the mask trunk learns from nothing."""
 
 
@@ -61,13 +64,18 @@ def _picture_trunk(image: keras.KerasTensor, shape: tuple[int, int, int], base: 
             whole.load_weights(base)
     except Exception as error:  # Keras raises OSError, ValueError or a bare Exception for an unreachable download
         raise TrainingError(
-            f"The pretrained base {base} could not be loaded ({str(error).splitlines()[0]}): "
+            f"The pretrained base {base} could not be loaded ({(str(error).splitlines() or [''])[0]}): "
             "give a file with --weights FILE, or train from nothing with --weights none."
         ) from None
     trunk = keras.Model(whole.input, whole.get_layer("block_13_expand_relu").output, name="mobilenet_v2")
-    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1)(image)
-    # Batch norms stay in inference mode: their statistics are folded into the base's weights.
-    return trunk(scaled, training=False) if base != "none" else trunk(scaled)
+    for layer in trunk.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # A pretrained base keeps its statistics; trainable = False is what holds Keras 3 to that, while
+            # training=False at this call is overridden by fit. From nothing, the base's momentum of 0.999 would
+            # take more steps to settle than there are.
+            layer.trainable = base == "none"
+            layer.momentum = MOMENTUM
+    return trunk(keras.layers.Rescaling(1 / 127.5, offset=-1)(image))
 
 
 def _mask_trunk(image: keras.KerasTensor) -> keras.KerasTensor:
@@ -76,7 +84,7 @@ def _mask_trunk(image: keras.KerasTensor) -> keras.KerasTensor:
     x = keras.layers.AveragePooling2D(2)(x)
     for channels, stride in ((16, 2), (32, 2), (64, 2), (96, 2), (128, 1)):
         x = keras.layers.Conv2D(channels, 3, strides=stride, padding="same", use_bias=False)(x)
-        x = keras.layers.BatchNormalization()(x)
+        x = keras.layers.BatchNormalization(momentum=MOMENTUM)(x)
         x = keras.layers.ReLU()(x)
     return x
 
@@ -95,25 +103,48 @@ def augmentation(seed: int) -> keras.Sequential:
     )
 
 
-class _Row(keras.callbacks.Callback):  # type: ignore[misc]
-    """Shows the epochs on the run's progress bar and collects the history."""
+class _Keeper(keras.callbacks.Callback):  # type: ignore[misc]
+    """After every epoch: the best network so far, the history, then a checkpoint, each whole; and the progress bar."""
 
-    def __init__(self, bar: Progress, row: TaskID, history: list[dict[str, float]], run: Run, name: str) -> None:
+    def __init__(self, run: Run, name: str, history: list[dict[str, float]], bar: Progress, row: TaskID) -> None:
         super().__init__()
-        self.bar, self.row, self.history, self.run, self.name = bar, row, history, run, name
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self.bar.update(self.row, completed=epoch)
+        self.run, self.name, self.history, self.bar, self.row = run, name, history, bar, row
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if logs:
             self.bar.update(self.row, note=f"loss {logs['loss']:.4f}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        row = {name: float(value) for name, value in (logs or {}).items()}
-        self.history.append({"epoch": epoch + 1, "loss": row["loss"], "validation_accuracy": row["val_accuracy"]})
-        self.run.write_json(self.run.folder / f"{self.name}.history.json", self.history)
-        self.bar.update(self.row, completed=epoch + 1, note=f"validation accuracy {row['val_accuracy']:.3f}")
+        now = {name: float(value) for name, value in (logs or {}).items()}
+        if not np.isfinite([now["loss"], now["val_loss"]]).all():
+            raise TrainingError(
+                "The loss is no longer finite: look for damaged photographs, or start from other weights."
+            )
+        if all(now["val_loss"] < past["validation_loss"] for past in self.history):
+            self.run.replace(_best(self.run, self.name), self.model.save)
+        self.history.append(
+            {
+                "epoch": epoch + 1,
+                "loss": now["loss"],
+                "validation_loss": now["val_loss"],
+                "validation_accuracy": now["val_accuracy"],
+            }
+        )
+        self.run.write_json(_history(self.run, self.name), self.history)
+        self.run.replace(_checkpoint(self.run, self.name), self.model.save)
+        self.bar.update(self.row, completed=epoch + 1, note=f"validation accuracy {now['val_accuracy']:.3f}")
+
+
+def _best(run: Run, name: str) -> Path:
+    return run.folder / f"{name}.best.keras"
+
+
+def _history(run: Run, name: str) -> Path:
+    return run.folder / f"{name}.history.json"
+
+
+def _checkpoint(run: Run, name: str) -> Path:
+    return run.folder / f"{name}.checkpoint.keras"
 
 
 def train(task: Task, network: Network, run: Run, base: str | Path, epochs: int | None, bar: Progress) -> None:
@@ -128,35 +159,39 @@ def train(task: Task, network: Network, run: Run, base: str | Path, epochs: int 
         "manifest": run.manifest_sha256,
         "base": str(base) if network.reads == "image" else "none",
     } | asdict(schedule)
-    backup = run.folder / f"{network.name}.backup"
-    history = _resume(run, network, backup, settings)
+    resumed = _resume(run, network.name, settings)
     data = {split: _labelled(task, network, run, split) for split in ("train", "validation")}
-    model = build(task, network, base, schedule)
     x, y = data["train"]
-    steps = schedule.epochs * -(-len(x) // schedule.batch)
-    model.compile(
-        optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(schedule.rate, steps)),
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=schedule.label_smoothing),
-        metrics=["accuracy"],
-    )
+    steps_per_epoch = -(-len(x) // schedule.batch)
+    history: list[dict[str, float]] = []
+    if resumed is None:
+        model = build(task, network, base, schedule)
+        model.compile(
+            optimizer=keras.optimizers.Adam(
+                keras.optimizers.schedules.CosineDecay(schedule.rate, schedule.epochs * steps_per_epoch)
+            ),
+            loss=keras.losses.CategoricalCrossentropy(label_smoothing=schedule.label_smoothing),
+            metrics=["accuracy"],
+        )
+    else:
+        model, history = resumed
+    # The history is written before the checkpoint: the optimiser's own count says which epochs are whole.
+    epoch = int(model.optimizer.iterations) // steps_per_epoch
+    del history[epoch:]
     present = np.unique(y)
     weights = compute_class_weight("balanced", classes=present, y=y)
-    best = run.folder / f"{network.name}.best.keras"
-    row = bar.add_task(network.name, total=schedule.epochs, note="")
+    row = bar.add_task(network.name, total=schedule.epochs, completed=epoch, note="")
     model.fit(
         _batches(x, y, len(task.labels), schedule.batch, run.seed),
         validation_data=(data["validation"][0], keras.utils.to_categorical(data["validation"][1], len(task.labels))),
+        initial_epoch=epoch,
         epochs=schedule.epochs,
         class_weight=dict(zip(present.tolist(), weights.tolist(), strict=True)),
-        callbacks=[
-            keras.callbacks.BackupAndRestore(str(backup)),
-            keras.callbacks.ModelCheckpoint(str(best), monitor="val_loss", save_best_only=True),
-            _Row(bar, row, history, run, network.name),
-        ],
+        callbacks=[_Keeper(run, network.name, history, bar, row)],
         verbose=0,
         shuffle=False,  # the data set shuffles itself
     )
-    run.replace(run.weights / f"{network.name}.keras", lambda part: keras.models.load_model(best).save(part))
+    run.replace(run.weights / f"{network.name}.keras", keras.models.load_model(_best(run, network.name)).save)
     summary: dict[str, Any] = {
         "network": network.name,
         "framework": f"keras {keras.__version__}, tensorflow {tf.__version__}",
@@ -168,28 +203,34 @@ def train(task: Task, network: Network, run: Run, base: str | Path, epochs: int 
     }
     run.write_json(run.weights / f"{network.name}.json", summary)
     run.plot_history(network.name, history, "epoch", "validation_accuracy")
+    _checkpoint(run, network.name).unlink()
 
 
-def _resume(run: Run, network: Network, backup: Path, settings: dict[str, Any]) -> list[dict[str, float]]:
-    """The history so far if `backup` is this run's, or a fresh start."""
-    record = run.folder / f"{network.name}.settings.json"
-    history = run.folder / f"{network.name}.history.json"
-    if backup.exists() and record.exists():
-        if json.loads(record.read_text()) != settings:
-            raise TrainingError(
-                f"{backup} belongs to another run (other data, seed or schedule): "
-                "delete it, or train into another folder with --out."
-            )
-        rows: list[dict[str, float]] = json.loads(history.read_text()) if history.exists() else []
-        return rows
-    run.write_json(record, settings)
-    return []
+def _resume(run: Run, name: str, settings: dict[str, Any]) -> tuple[keras.Model, list[dict[str, float]]] | None:
+    """The network and history as the last whole epoch left them, or None for a fresh start."""
+    checkpoint, record = _checkpoint(run, name), run.folder / f"{name}.settings.json"
+    if not checkpoint.exists():
+        run.write_json(record, settings)
+        return None
+    try:
+        known = json.loads(record.read_text())
+        resumed = keras.models.load_model(checkpoint), json.loads(_history(run, name).read_text())
+    except Exception as error:  # a damaged archive raises whatever its reader meets first
+        raise TrainingError(
+            f"{checkpoint} is no checkpoint of this program ({type(error).__name__}): delete it to start again."
+        ) from None
+    if known != settings:
+        raise TrainingError(
+            f"{checkpoint} belongs to another run (other data, seed or schedule): "
+            "delete it, or train into another folder with --out."
+        )
+    return resumed
 
 
 def _labelled(
     task: Task, network: Network, run: Run, split: str
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    entries: list[Entry] = [e for e in run.entries if e.split == split and e.sample.label is not None]
+    entries: list[Entry] = [e for e in run.entries if e.split == split and e.sample.label in task.labels]
     missing = set(task.labels) - {entry.sample.label for entry in entries}
     if missing and split == "train":
         raise TrainingError(

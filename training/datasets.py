@@ -7,10 +7,11 @@ import csv
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from fovea.errors import TrainingError
-from fovea.tasks import FUNDUS_LABELS
+from fovea.tasks import TASKS
 
 PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".gif", ".bmp", ".ppm"}
 
@@ -113,16 +114,13 @@ def drive(root: Path) -> Iterator[Sample]:
 def idrid(root: Path) -> Iterator[Sample]:
     """IDRiD disease grading: `IDRiD_NNN.jpg` below, grades in two CSV files; 0 is normal, ≥ 2 retinopathy.
 
+    As published (`1. Original Images/a. Training Set/`, `2. Groundtruths/`) or with other folders around the pictures.
     Grade 1 (mild) has no label here. Training and testing numbers overlap: a photograph belongs to the testing
     set only if its path says so. doi:10.3390/data3030025
     """
-    for folder in _folders(root, "[gG]roundtruths/*IDRiD*Labels.csv", "*/IDRiD_*.jpg") if root.exists() else ():
-        grades: dict[tuple[bool, str], int] = {}
-        for table in sorted(folder.glob("[gG]roundtruths/*IDRiD*Labels.csv")):
-            with table.open(newline="", encoding="utf-8-sig") as lines:
-                for row in csv.reader(lines):
-                    if row[1:2] and row[1].strip().isdigit():
-                        grades["Testing" in table.name, row[0].strip()] = int(row[1])
+    tables = "*[gG]roundtruths/*IDRiD*Labels.csv"
+    for folder in _folders(root, tables):
+        grades = {key: grade for table in sorted(folder.glob(tables)) for key, grade in _grades(table)}
         seen: set[tuple[bool, str]] = set()
         for path in sorted(folder.rglob("IDRiD_*.jpg")):
             testing = "testing" in str(path.relative_to(folder)).lower()
@@ -132,6 +130,17 @@ def idrid(root: Path) -> Iterator[Sample]:
                 label = {0: "Normal", 1: None}.get(grades[key], "DiabeticRetinopathy")
                 half = "testing" if testing else "training"
                 yield Sample(path, "IDRiD", f"IDRiD/{half}/{path.stem}", label)
+
+
+def _grades(table: Path) -> Iterator[tuple[tuple[bool, str], int]]:
+    """((whether of the testing set, photograph), grade) of every row that has a grade."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as lines:
+            for row in csv.reader(lines):
+                if row[1:2] and row[1].strip().isdigit():
+                    yield ("Testing" in table.name, row[0].strip()), int(row[1])
+    except (OSError, ValueError, csv.Error) as error:
+        raise TrainingError(f"{table} cannot be read ({error}): copy it again.") from None
 
 
 def palm(root: Path) -> Iterator[Sample]:
@@ -146,14 +155,34 @@ def palm(root: Path) -> Iterator[Sample]:
 
 
 def labelled_folders(root: Path) -> Iterator[Sample]:
-    """Your own pictures: `<root>/<label>/<patient>__<anything>.<format>`; without `__` every picture is a patient."""
-    for label in FUNDUS_LABELS:
-        for path in sorted((root / label).glob("*")):
+    """Your own pictures, one folder per class: `<label>/<picture>`; `<patient>__<anything>` keeps patients together.
+
+    Masks of the same stem may lie beside the classes, in `vessels/` and `field_of_view/`: `training.phantoms` does so.
+    """
+    labels = sorted({label for task in TASKS.values() for label in task.labels})
+    candidates = [folder for folder in _folders(root) if any((folder / label).is_dir() for label in labels)]
+    for folder, label in product(candidates, labels):
+        dataset = folder.resolve().name
+        for path in sorted((folder / label).glob("*")):
             if path.suffix.lower() in PICTURES:
-                yield Sample(path, root.name, f"{root.name}/{path.stem.split('__')[0]}", label)
+                yield Sample(
+                    path,
+                    dataset,
+                    f"{dataset}/{path.stem.split('__')[0]}",
+                    label,
+                    _beside(folder / "vessels", path.stem),
+                    field_of_view=_beside(folder / "field_of_view", path.stem),
+                )
 
 
-READERS: tuple[Callable[[Path], Iterator[Sample]], ...] = (hrf, chase_db1, drive, idrid, palm, labelled_folders)
+READERS: tuple[Callable[[Path], Iterator[Sample]], ...] = (
+    hrf,
+    chase_db1,
+    drive,
+    idrid,
+    palm,
+    labelled_folders,
+)
 
 
 def read(root: Path) -> list[Sample]:

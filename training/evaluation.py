@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from fovea.errors import TrainingError, UnreadableImage
+from fovea.errors import TrainingError
 from fovea.pixels import Frame
 from fovea.spec import THRESHOLD, Network, Task
 from training import confounds, metrics, report, vessels
@@ -138,10 +138,7 @@ def _judge_segmenter(task: Task, network: Network, entries: list[Entry], run: Ru
 
 
 def _load(entry: Entry, task: Task) -> vessels.Case:
-    try:
-        return vessels.load([entry], task.image)[0]
-    except UnreadableImage as error:
-        raise TrainingError(f"{entry.sample.path} or its masks: {error}") from None
+    return vessels.load([entry], task.image)[0]
 
 
 def _predict(program: torch.nn.Module, case: vessels.Case) -> npt.NDArray[np.float32]:

@@ -46,5 +46,10 @@ def load_program(path: Path) -> torch.nn.Module:
     """A trained `.pt2` network: uint8 `[batch, side, side, 3]` in, probability float32 `[batch, side, side, 1]` out."""
     if not path.exists():
         raise TrainingError(f"{path} does not exist: train that network first.")
-    module: torch.nn.Module = torch.export.load(path).module()
+    try:
+        module: torch.nn.Module = torch.export.load(path).module()
+    except Exception as error:  # a damaged archive raises whatever its reader meets first
+        raise TrainingError(
+            f"{path} is no torch.export program ({type(error).__name__}): train that network again."
+        ) from None
     return module

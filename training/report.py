@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from rich.console import Group
 from rich.table import Table
 from sklearn.metrics import roc_curve
 
@@ -144,27 +145,48 @@ def _confounds(measured: dict[str, Any]) -> list[str]:
     ]
 
 
-def headlines(report: dict[str, Any]) -> Table:
-    """The headline figures for the console."""
-    table = Table(title=f"{report['task']}, {report['judged']}", title_justify="left")
-    for column in ("judged", *SCOPE, "figure", "value (95 % interval)"):
-        table.add_column(column, overflow="fold")
-    rows: list[tuple[str, dict[str, Any], str, dict[str, Any] | None]] = []
-    for judged in report["segmenters"]:
-        for row in judged["rows"]:
-            who = judged["network"] if row["rater"] == "network" else row["rater"]
-            rows += [(who, row, f"{name}, {row['resolution']} pixels", row[name.lower()]) for name in ("Dice", "AUC")]
-    for judged in report["classifiers"]:
-        for row in judged["rows"]:
+def headlines(report: dict[str, Any]) -> Group:
+    """The headline figures for the console: a table of masks, one of classes; 80 columns hold either."""
+    tables = []
+    if report["segmenters"]:
+        masks = _console("vessels in the field of view", ("rater", "data", "n", "resolution"), ("Dice", "AUC"))
+        for judged in report["segmenters"]:
+            for row in judged["rows"]:
+                who = judged["network"] if row["rater"] == "network" else row["rater"]
+                masks.add_row(who, *_brief(row), row["resolution"], *(_short(row[name]) for name in ("dice", "auc")))
+        tables.append(masks)
+    if report["classifiers"]:
+        classes = _console("classes", ("by", "data", "n"), ("accuracy", "macro AUC"))
+        named = [(judged["network"], row) for judged in report["classifiers"] for row in judged["rows"]]
+        last = {row["seen"]: row for row in report.get("confounds", {}).get("rows", ())}  # over all sets
+        named += [(f"only the {seen}", row) for seen, row in last.items()]
+        for who, row in named:
             macro = row["macro"]
-            figures = {"accuracy": row["accuracy"], "macro F1": macro["f1"], "macro AUC": macro["auc"]}
-            rows += [(judged["network"], row, name, estimate) for name, estimate in figures.items()]
-    for row in report.get("confounds", {}).get("rows", ()):
-        rows.append((f"only the {row['seen']}", row, "macro AUC", row["macro"]["auc"]))
-    for who, row, name, estimate in rows:
-        if estimate is not None:
-            table.add_row(who, *map(str, _scope(row)), name, _figure(estimate))
+            classes.add_row(who, *_brief(row), _short(row["accuracy"]), _short(macro["auc"]))
+        tables.append(classes)
+    return Group(*tables)
+
+
+def _console(title: str, names: Sequence[str], figures: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for name in figures:
+        table.add_column(name, justify="right")
     return table
+
+
+def _brief(row: dict[str, Any]) -> tuple[str, str]:
+    return row["sets"][0] if len(row["sets"]) == 1 else "all", str(row["photographs"])
+
+
+def _short(estimate: dict[str, Any] | None) -> str:
+    """0.80 (.78–.82): for a narrow console."""
+    if estimate is None:
+        return "–"
+    low, high = estimate["low"], estimate["high"]
+    between = "" if low is None else f" ({low:.2f}–{high:.2f})".replace("0.", ".")
+    return f"{estimate['value']:.3f}{between}"
 
 
 def _scope(row: dict[str, Any]) -> tuple[str, int, int]:

@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,17 +41,18 @@ class Run:
 
     def replace(self, path: Path, write: Callable[[Path], object]) -> None:
         """Let `write` fill a file beside `path`, then move it there: a reader sees the old file or the new one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.stem}.part{path.suffix}")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             write(part)
             os.replace(part, path)
         except OSError as error:
             raise TrainingError(
-                f"{path} could not be written ({error.strerror}): make room, then give the same command again."
+                f"{path} could not be written ({error.strerror or error}): free some room, then resume."
             ) from None
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
 
     def write_json(self, path: Path, value: object) -> None:
         self.replace(path, lambda part: part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))

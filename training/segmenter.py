@@ -1,10 +1,15 @@
 """The PyTorch recipe: trains the U-Net, keeps the best checkpoint, resumes, and saves `weights/<network>.pt2`."""
 
+import io
 import json
 import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -60,40 +65,29 @@ def train(task: Task, network: Network, entries: list[Entry], run: Run, schedule
     ema = torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema)  # type: ignore[no-untyped-call]
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=ema, use_buffers=True)
     optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.rate, weight_decay=schedule.decay)
-    state: dict[str, Any] = {"step": 0, "history": [], "best": {"dice": -1.0}}
+    state: dict[str, Any] = {"step": 0, "history": [], "recent": [], "best": {"dice": -1.0}}
     settings = {"network": network.name, "seed": run.seed, "manifest": run.manifest_sha256} | asdict(schedule)
     checkpoint = run.folder / f"{network.name}.ckpt"
     if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=DEVICE, weights_only=True)
-        if saved["settings"] != settings:
-            raise TrainingError(
-                f"{checkpoint} belongs to another run (other data, seed or schedule): "
-                "delete it, or train into another folder with --out."
-            )
+        saved = _read(checkpoint, settings)
         model.load_state_dict(saved["model"])
         average.load_state_dict(saved["average"])
         optimiser.load_state_dict(saved["optimiser"])
-        state = saved["state"]
+        state |= saved["state"]
 
     def save() -> None:
         run.write_json(run.folder / f"{network.name}.history.json", state["history"])
-        run.replace(
-            checkpoint,
-            lambda path: torch.save(
-                {
-                    "settings": settings,
-                    "model": model.state_dict(),
-                    "average": average.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "state": state,
-                },
-                path,
-            ),
-        )
+        now = {
+            "settings": settings,
+            "model": model.state_dict(),
+            "average": average.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "state": state,
+        }
+        _write(run, checkpoint, lambda content: torch.save(now, content))
 
     row = bar.add_task(network.name, total=schedule.steps, completed=state["step"], note="")
-    recent: list[float] = []
-    try:
+    with _ctrl_c_held_back() as asked:
         while state["step"] < schedule.steps:
             step = state["step"]
             on_frames = step >= (1 - schedule.frames_share) * schedule.steps
@@ -104,25 +98,26 @@ def train(task: Task, network: Network, entries: list[Entry], run: Run, schedule
                 if on_frames
                 else vessels.batch(cases["train"], schedule.crop, schedule.crops_per_step, (0.7, 1.4), generator)
             )
-            recent.append(_step(model, optimiser, pictures, targets, schedule.rate_at(step)))
+            state["recent"].append(_step(model, optimiser, pictures, targets, schedule.rate_at(step)))
             average.update_parameters(model)
             state["step"] = step + 1
             if state["step"] % schedule.validate_every == 0 or state["step"] == schedule.steps:
                 threshold, dice = best_threshold(average.module, cases["validation"])
-                state["history"].append({"step": step + 1, "loss": float(np.mean(recent)), "validation_dice": dice})
+                loss = float(np.mean(state["recent"]))
+                state["history"].append({"step": step + 1, "loss": loss, "validation_dice": dice})
                 if dice > state["best"]["dice"]:
                     state["best"] = {
                         "dice": dice,
                         "step": step + 1,
                         "weights": {name: value.clone() for name, value in average.module.state_dict().items()},
                     }
+                state["recent"] = []
                 save()
-                recent.clear()
-            note = f"loss {np.mean(recent[-50:] or [state['history'][-1]['loss']]):.4f}"
+            note = f"loss {np.mean(state['recent'][-50:] or [state['history'][-1]['loss']]):.4f}"
             bar.update(row, completed=state["step"], note=f"{note}  best Dice {max(state['best']['dice'], 0):.4f}")
-    except KeyboardInterrupt:
-        save()
-        raise
+            if asked.is_set():
+                save()
+                raise KeyboardInterrupt
     best = UNet().to(DEVICE)
     best.load_state_dict(state["best"]["weights"])
     threshold, train_dice = best_threshold(best, cases["train"])
@@ -141,6 +136,40 @@ def train(task: Task, network: Network, entries: list[Entry], run: Run, schedule
     }
     run.write_json(run.weights / f"{network.name}.json", summary)
     run.plot_history(network.name, state["history"], "step", "validation_dice")
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[threading.Event]:
+    """Ctrl-C only sets the event: a step that ends half done would leave running statistics ahead of the weights."""
+    asked = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _read(checkpoint: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = torch.load(checkpoint, map_location=DEVICE, weights_only=True)
+        known = saved["settings"]
+    except Exception as error:  # a damaged archive raises whatever its reader meets first
+        raise TrainingError(
+            f"{checkpoint} is no checkpoint of this program ({type(error).__name__}): delete it to start again."
+        ) from None
+    if known != settings:
+        raise TrainingError(
+            f"{checkpoint} belongs to another run (other data, seed or schedule): "
+            "delete it, or train into another folder with --out."
+        )
+    return saved
+
+
+def _write(run: Run, path: Path, save: Callable[[BinaryIO], object]) -> None:
+    """Through memory: PyTorch's own writer reports a full disk as a RuntimeError about positions."""
+    content = io.BytesIO()
+    save(content)
+    run.replace(path, lambda part: part.write_bytes(content.getvalue()))
 
 
 def _step(
@@ -196,7 +225,7 @@ def save_program(model: UNet, task: Task, path: Path, run: Run) -> None:
     program = torch.export.export(
         model, (example,), dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=64)}}
     )
-    run.replace(path, lambda part: torch.export.save(program, part))
+    _write(run, path, lambda content: torch.export.save(program, content))
 
 
 def read_summary(path: Path) -> dict[str, Any]:

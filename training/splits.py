@@ -5,11 +5,13 @@ The split is a file (`manifest.csv`): written once, with the SHA-256 of every ph
 
 import csv
 import hashlib
+import io
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from fovea.errors import TrainingError
 from training.datasets import Sample
@@ -29,19 +31,17 @@ class Entry:
 
 
 def assign(samples: Iterable[Sample], seed: int) -> list[Entry]:
-    """Split by patient, stratified by (data set, label); byte-identical photographs share one patient.
+    """Split by patient, stratified by (data set, label); patients who share a byte-identical photograph count as one.
 
-    The draw is a hash of seed and patient, so it does not depend on the order or the number of files.
+    The draw is a hash of seed and patient, so it does not depend on the order of the photographs.
     """
     hashed = [(sample, hashlib.sha256(sample.path.read_bytes()).hexdigest()) for sample in samples]
-    owner: dict[str, str] = {}
-    for sample, digest in hashed:
-        owner.setdefault(digest, sample.patient)
+    owner = _owners(hashed)
     strata: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for sample, digest in hashed:
-        strata[sample.dataset, sample.label or ""].add(owner[digest])
+    for sample, _ in hashed:
+        strata[sample.dataset, sample.label or ""].add(owner[sample.patient])
     split_of: dict[str, Split] = {}
-    for patients in strata.values():
+    for _, patients in sorted(strata.items()):
         drawn = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest())
         tested = round(TEST_SHARE * len(drawn))
         validated = max(round(VALIDATION_SHARE * len(drawn)), 1 if len(drawn) >= 5 else 0)
@@ -53,21 +53,52 @@ def assign(samples: Iterable[Sample], seed: int) -> list[Entry]:
     for sample, digest in hashed:
         if digest not in seen:
             seen.add(digest)
-            entries.append(Entry(sample, digest, split_of[owner[digest]]))
+            entries.append(Entry(sample, digest, split_of[owner[sample.patient]]))
     return entries
 
 
+def _owners(hashed: Sequence[tuple[Sample, str]]) -> dict[str, str]:
+    """Patient → the one, first in the alphabet, who stands for all that byte-identical photographs tie together."""
+    owner = {sample.patient: sample.patient for sample, _ in hashed}
+
+    def standing_for(patient: str) -> str:
+        while owner[patient] != patient:
+            patient = owner[patient]
+        return patient
+
+    first: dict[str, str] = {}
+    for sample, digest in hashed:
+        one, other = sorted((standing_for(sample.patient), standing_for(first.setdefault(digest, sample.patient))))
+        owner[other] = one
+    return {patient: standing_for(patient) for patient in owner}
+
+
 def write(entries: Iterable[Entry], root: Path, path: Path) -> str:
-    """Write the manifest (files relative to `root`) and return its SHA-256."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as lines:
-        table = csv.writer(lines)
-        table.writerow(COLUMNS)
-        for entry in entries:
-            sample = entry.sample
-            file = sample.path.relative_to(root).as_posix()
-            table.writerow((entry.sha256, entry.split, sample.dataset, sample.patient, sample.label or "", file))
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Write the manifest (files relative to `root`), whole or not at all, and return its SHA-256.
+
+    Raises:
+        TrainingError: no room, or no permission.
+    """
+    lines = io.StringIO(newline="")
+    table = csv.writer(lines)
+    table.writerow(COLUMNS)
+    for entry in entries:
+        sample = entry.sample
+        file = sample.path.relative_to(root).as_posix()
+        table.writerow((entry.sha256, entry.split, sample.dataset, sample.patient, sample.label or "", file))
+    content = lines.getvalue().encode()
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise TrainingError(
+            f"{path} could not be written ({error.strerror}): free some room, or choose another folder with --out."
+        ) from None
+    return hashlib.sha256(content).hexdigest()
 
 
 def knows(samples: Iterable[Sample], path: Path) -> bool:
@@ -106,6 +137,9 @@ def obey(samples: Iterable[Sample], path: Path) -> tuple[list[Entry], str]:
 def _read(path: Path) -> dict[str, Split | None]:
     try:
         with path.open(newline="", encoding="utf-8") as lines:
-            return {row["sha256"]: cast(Split, row["split"]) for row in csv.DictReader(lines)}
-    except (OSError, KeyError) as error:
+            known = {row["sha256"]: cast(Split, row["split"]) for row in csv.DictReader(lines)}
+    except (OSError, KeyError, ValueError, csv.Error) as error:
         raise TrainingError(f"{path} is no manifest ({error}): delete it to draw a new split.") from None
+    if not set(known.values()) <= set(get_args(Split)):
+        raise TrainingError(f"{path} is damaged (a row names no split): restore it, or delete it to draw a new split.")
+    return dict(known)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fovea import pixels
-from fovea.errors import TrainingError
+from fovea.errors import TrainingError, UnreadableImage
 from fovea.spec import Image
 from training.splits import Entry
 
@@ -28,32 +28,50 @@ class Case:
 
 
 def load(entries: Sequence[Entry], image: Image) -> list[Case]:
-    """Every entry that has a vessel mask, preprocessed exactly as the server does it."""
-    cases = []
-    for entry in entries:
-        if entry.sample.vessels is not None:
-            picture, frame = pixels.preprocess(entry.sample.path.read_bytes(), image)
-            vessels = at_network_resolution(mask(entry.sample.vessels), frame, image.side)
-            cases.append(Case(entry, picture, vessels, inside(entry, picture, frame), frame))
-    return cases
+    """Every entry that has a vessel mask, preprocessed exactly as the server does it.
+
+    Raises:
+        TrainingError: a photograph or mask is unreadable, or they differ in size.
+    """
+    return [_case(entry, image, entry.sample.vessels) for entry in entries if entry.sample.vessels is not None]
 
 
-def mask(path: Path) -> Plane:
-    """A mask file as 0 and 255, uint8 `[height, width]`."""
-    return np.where(pixels.decode(path.read_bytes()).picture[..., 0] > 127, np.uint8(255), np.uint8(0))
+def _case(entry: Entry, image: Image, file: Path) -> Case:
+    path, field_of_view = entry.sample.path, entry.sample.field_of_view
+    try:
+        encoded = path.read_bytes()
+        picture, frame = pixels.preprocess(encoded, image)
+        size = pixels.decode(encoded, at_least=1)[1:]
+    except UnreadableImage as error:
+        raise TrainingError(f"{path}: {error}") from None
+    vessels = at_network_resolution(mask(file, size), frame, image.side)
+    if field_of_view is None:
+        return Case(entry, picture, vessels, pixels.lit_disc(picture), frame)
+    inside = at_network_resolution(mask(field_of_view, size), frame, image.side) > 127
+    return Case(entry, picture, vessels, inside.astype(np.uint8), frame)
+
+
+def mask(path: Path, size: tuple[int, ...] | None = None) -> Plane:
+    """A mask file as 0 and 255, uint8 `[height, width]`; `size` is the (width, height) it must have.
+
+    Raises:
+        TrainingError: it is unreadable, or of another size.
+    """
+    try:
+        decoded = pixels.decode(path.read_bytes())
+    except UnreadableImage as error:
+        raise TrainingError(f"{path}: {error}") from None
+    if size is not None and size != decoded[1:]:
+        raise TrainingError(
+            f"{path} has {decoded.source_width}×{decoded.source_height} pixels and its photograph {size[0]}×{size[1]}: "
+            "give masks in the photograph's own pixels."
+        )
+    return np.where(decoded.picture[..., 0] > 127, np.uint8(255), np.uint8(0))
 
 
 def at_network_resolution(plane: Plane, frame: pixels.Frame, side: int) -> Plane:
     """A source-sized plane, cut and resized as the picture was: area averaging keeps a thin vessel as a share."""
     return pixels.resize(pixels.cut(plane, frame.left, frame.top, frame.width), side)
-
-
-def inside(entry: Entry, picture: pixels.Picture, frame: pixels.Frame) -> Plane:
-    """The field of view at the network's resolution: the data set's own mask, or the outline of what is lit."""
-    side = picture.shape[0]
-    if entry.sample.field_of_view is not None:
-        return (at_network_resolution(mask(entry.sample.field_of_view), frame, side) > 127).astype(np.uint8)
-    return pixels.lit_disc(picture)
 
 
 def batch(

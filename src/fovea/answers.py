@@ -78,11 +78,17 @@ def share(mask: npt.NDArray[np.uint8], encoded: bytes, task: Task) -> float:
 def to_source(plane: "np.ndarray[Any, Any]", frame: Frame, width: int, height: int) -> npt.NDArray[np.float32]:
     """Resize a mask or heat map `[side, side]` to its frame and cut it to the source: float32 `[height, width]`.
 
-    Bilinear; zero where the frame does not reach.
+    Bilinear, its outermost values reaching to the frame's edge; zero where the frame does not reach.
     """
     scale = np.float64(frame.width) / plane.shape[1]
     # Pixel centres: source = (plane + 0.5) · scale − 0.5 + offset.
     matrix = np.array(
         [[scale, 0, frame.left + 0.5 * scale - 0.5], [0, scale, frame.top + 0.5 * scale - 0.5]], np.float64
     )
-    return cv2.warpAffine(plane.astype(np.float32), matrix, (width, height), flags=cv2.INTER_LINEAR).astype(np.float32)
+    size = width, height
+    spread = cv2.warpAffine(plane.astype(np.float32), matrix, size, None, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
+    rows = slice(max(frame.top, 0), max(frame.top + frame.height, 0))
+    columns = slice(max(frame.left, 0), max(frame.left + frame.width, 0))
+    laid = np.zeros((height, width), np.float32)
+    laid[rows, columns] = spread[rows, columns]
+    return laid
