@@ -142,7 +142,7 @@ def table(lines: list[parity.Line]) -> Table:
     drawn = Table(title="parity: |onnx − framework|", box=None, title_justify="left", pad_edge=False)
     for name in ("network", "output", "pictures"):
         drawn.add_column(name)
-    for name in ("count", "batch", "largest", "allowed"):
+    for name in ("batch", "largest", "allowed"):
         drawn.add_column(name, justify="right")
     drawn.add_column("")
     for line in lines:
@@ -151,8 +151,7 @@ def table(lines: list[parity.Line]) -> Table:
         drawn.add_row(
             line.network,
             line.output,
-            line.pictures,
-            str(line.count),
+            f"{line.count} {line.pictures}",
             str(line.batch),
             f"{line.worst:.1e}",
             allowed,

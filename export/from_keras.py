@@ -21,12 +21,12 @@ def load(task: Task, network: Network, path: Path) -> keras.Model:
         # safe_mode (the default) refuses pickled lambdas: weights may come from anywhere.
         model = keras.models.load_model(path, compile=False)
     except Exception as error:  # as in from_torch: a damaged archive raises anything
-        raise ExportError(f"{path} cannot be read as a Keras model ({error}): train it again.") from None
-    classes = model.output_shape[-1]
-    if classes != len(task.labels) or model.input_shape[1:] != task.input_shape(network):
+        raise ExportError(f"{path} cannot be read as a Keras model ({type(error).__name__}): train it again.") from None
+    expected = (None, *task.input_shape(network)), (None, len(task.labels))
+    if (model.input_shape, model.output_shape) != expected:
         raise ExportError(
-            f"{path} sees {model.input_shape[1:]} and answers {classes} classes; task {task.name} declares "
-            f"{task.input_shape(network)} and {len(task.labels)}: it was trained for another task."
+            f"{path} sees {model.input_shape} and answers {model.output_shape}; task {task.name} declares "
+            f"{expected[0]} and {expected[1]}: it was trained for another task."
         )
     return model
 

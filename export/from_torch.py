@@ -26,7 +26,9 @@ def _program(path: Path) -> torch.export.ExportedProgram:
     try:
         return torch.export.load(path)
     except Exception as error:  # a damaged archive raises whatever its reader meets first
-        raise ExportError(f"{path} cannot be read as a torch.export program ({error}): train it again.") from None
+        raise ExportError(
+            f"{path} cannot be read as a torch.export program ({type(error).__name__}): train it again."
+        ) from None
 
 
 def convert(task: Task, network: Network, path: Path) -> onnx.ModelProto:

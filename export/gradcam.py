@@ -48,8 +48,10 @@ def by_gradient(model: keras.Model, images: npt.NDArray[np.uint8]) -> npt.NDArra
     features = keras.Model(model.input, pool.input)(images, training=False)
     with tf.GradientTape() as tape:
         tape.watch(features)
-        logits = tf.linalg.matmul(pool(features), dense.kernel) + dense.bias
-        top = tf.reduce_max(logits, axis=-1)
+        pooled = pool(features)
+        logits = tf.linalg.matmul(pooled, dense.kernel) + (0 if dense.bias is None else dense.bias)
+        # The first of equal probabilities, like everyone else; reduce_max would share the gradient out among them.
+        top = tf.gather(logits, np.asarray(dense(pooled)).argmax(axis=-1), batch_dims=1)
     gradient = tape.gradient(top, features)  # [batch, h, w, k]
     weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
     return np.asarray(tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)), np.float32)
@@ -58,9 +60,10 @@ def by_gradient(model: keras.Model, images: npt.NDArray[np.uint8]) -> npt.NDArra
 def _head(model: keras.Model) -> tuple[keras.layers.Layer, keras.layers.Dense]:
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.Dropout)]
     dense, pool = layers[-1], layers[-2]
-    if not (isinstance(dense, keras.layers.Dense) and isinstance(pool, keras.layers.GlobalAveragePooling2D)):
+    softmax = isinstance(dense, keras.layers.Dense) and dense.activation is keras.activations.softmax
+    if not (softmax and isinstance(pool, keras.layers.GlobalAveragePooling2D)):
         raise ExportError(
             f"{model.name} ends in {type(pool).__name__} and {type(dense).__name__}; the heat map needs "
-            "GlobalAveragePooling2D and Dense: change the head, or declare the network without a Heatmap."
+            "GlobalAveragePooling2D and a softmax Dense: change the head, or declare the network without a Heatmap."
         )
     return pool, dense

@@ -18,7 +18,7 @@ def finish(model: onnx.ModelProto, task: Task, network: Network, metadata: Mappi
     """Check the graph against the declaration, stamp it, and return it.
 
     Raises:
-        ExportError: an input or output is not what the task declares, or the format is too new.
+        ExportError: an input or output is not what the task declares, the format is too new, or the graph is invalid.
     """
     model.ir_version = min(model.ir_version, IR_VERSION)
     model.producer_name = "fovea"
@@ -30,7 +30,6 @@ def finish(model: onnx.ModelProto, task: Task, network: Network, metadata: Mappi
     del model.metadata_props[:]
     helper.set_model_props(model, dict(metadata))
     _forget_origin(model.graph)
-    onnx.checker.check_model(model, full_check=True)
     opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset > OPSET:
         raise ExportError(f"{network.name} needs opset {opset}; at most {OPSET} is served: use older operators.")
@@ -38,6 +37,10 @@ def finish(model: onnx.ModelProto, task: Task, network: Network, metadata: Mappi
     found = {value.name: describe(value) for value in (*model.graph.input, *model.graph.output)}
     if found != expected:
         raise ExportError(f"{network.name} should have inputs and outputs {expected}, but the graph has {found}.")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{network.name} is no valid graph: {' '.join(str(error).split())}") from None
     return model
 
 

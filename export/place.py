@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from fovea.errors import ExportError
@@ -15,21 +16,51 @@ def place(repository: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         ExportError: no room, or no permission; the repository is as it was.
     """
-    stage = Path()
+    stage: Path | None = None
+    made: list[Path] = []
+    moved: list[str] = []
     try:
-        repository.mkdir(parents=True, exist_ok=True)
+        _make(repository, made)
         stage = Path(tempfile.mkdtemp(prefix=".export-", dir=repository))
         for name, content in files.items():
-            (stage / name).parent.mkdir(parents=True, exist_ok=True)
-            (stage / name).write_bytes(content)
+            _write(stage / "new" / name, content)
+            if (repository / name).exists():
+                _write(stage / "old" / name, (repository / name).read_bytes())
         for name in files:
-            (repository / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(stage / name, repository / name)
-    except OSError as error:
+            _make((repository / name).parent, made)
+            os.replace(stage / "new" / name, repository / name)
+            moved.append(name)
+    except BaseException as error:  # Ctrl-C too must not leave half of a task
+        if stage is not None:
+            _undo(repository, stage, moved)
+        for folder in reversed(made):
+            with suppress(OSError):
+                folder.rmdir()
+        if not isinstance(error, OSError):
+            raise
         raise ExportError(
             f"{repository} cannot be written ({error.strerror}): make room or give another with --repository; "
             "nothing was changed."
         ) from None
-    finally:
-        if stage.name:
-            shutil.rmtree(stage, ignore_errors=True)
+    shutil.rmtree(stage, ignore_errors=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _make(folder: Path, made: list[Path]) -> None:
+    """Create a folder and those above it, and note them in `made`."""
+    for path in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        path.mkdir()
+        made.append(path)
+
+
+def _undo(repository: Path, stage: Path, moved: list[str]) -> None:
+    for name in moved:
+        if (stage / "old" / name).exists():
+            os.replace(stage / "old" / name, repository / name)
+        else:
+            (repository / name).unlink()
+    shutil.rmtree(stage, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Small training runs that several test files share: phantoms in folders, and the tasks at a few pixels."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,10 +40,10 @@ def small(task: Task) -> Task:
 RETINA, FUNDUS = small(TASKS["retina"]), small(TASKS["fundus"])
 
 
-def write_phantoms(root: Path, count: int = 24) -> Path:
-    """`count` phantoms of the four classes in turn, with their vessels, as `training.phantoms` lays them out."""
-    for seed in range(count):
-        label = FUNDUS_LABELS[seed % len(FUNDUS_LABELS)]
+def write_phantoms(root: Path, count: int = 24, labels: Sequence[str] = FUNDUS_LABELS, first: int = 0) -> Path:
+    """`count` phantoms of the classes in turn, seeds from `first` on, as `training.phantoms` lays them out."""
+    for seed in range(first, first + count):
+        label = labels[seed % len(labels)]
         made = phantoms.fundus(seed, SIGNS[label], 96, 108)
         for folder, content in ((label, made.picture[..., ::-1]), ("vessels", made.vessels)):
             (root / folder).mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ with quiet.native_stderr():
     from training import classifier
 
 NAME = "retina_classifier"
+pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config")  # data sets are traced all the same
 
 # Small pictures gain nothing from threads, which wait for each other where cores are shared.
 torch.set_num_threads(1)
@@ -93,9 +94,10 @@ def train_until(epoch: int, run: Run, epochs: int) -> None:
         if len(self.history) == epoch - 1:
             raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier._Keeper, "on_train_batch_end", interrupted)
-        train(run, epochs)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, epochs)
 
 
 every_classifier = pytest.mark.parametrize(

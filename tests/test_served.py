@@ -11,13 +11,13 @@ import tritonclient.http as http_client
 from conftest import REPOSITORY
 from tritonclient.utils import InferenceServerException
 
-from fovea import pixels
-from fovea.answers import Answer
+from fovea import phantoms, pixels
+from fovea.answers import Answer, to_source
 from fovea.client import AsyncClient, Client
 from fovea.errors import ServerTimeout
 from fovea.repository import graph_path, preprocess_name
 from fovea.server import Server
-from fovea.spec import Task
+from fovea.spec import THRESHOLD, Task
 from fovea.tasks import TASKS
 
 Arrays = dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"]
@@ -169,6 +169,22 @@ def test_blocking_and_awaited_clients_give_the_same_answer_over_both_wires(
             found.append({"probabilities": answer.probabilities, "heatmap": answer.heatmap, **answer.masks})  # type: ignore[dict-item]
     for other in found[1:]:
         assert all(np.array_equal(found[0][name], other[name]) for name in found[0])
+
+
+def test_the_served_network_finds_the_vessels_of_phantoms_it_was_never_trained_on(server: Server) -> None:
+    """Mean Dice against the known truth, in the source's pixels and its field of view."""
+    scores = []
+    with Client(server.grpc_url) as client:
+        for seed in range(100, 106):
+            phantom = phantoms.fundus(seed)
+            answer = client.ask("retina", phantom.encoded(), outputs=["vessels", "frame"])
+            assert answer.frame is not None
+            height, width = phantom.vessels.shape
+            inside = phantom.field_of_view == 1
+            found = to_source(answer.masks["vessels"], answer.frame, width, height)[inside] >= THRESHOLD
+            true = phantom.vessels[inside] > 0
+            scores.append(2 * (found & true).sum() / (found.sum() + true.sum()))
+    assert np.mean(scores) >= 0.80, scores
 
 
 @pytest.mark.data

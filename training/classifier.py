@@ -37,7 +37,7 @@ class Schedule:
 MOMENTUM = 0.9
 """Of the batch norms' running statistics: an epoch here has some twenty steps."""
 
-SCHEDULES = {"image": Schedule(epochs=20, rate=2e-4), "mask": Schedule(epochs=100, rate=1e-3)}
+SCHEDULES = {"image": Schedule(epochs=20, rate=2e-4), "mask": Schedule(epochs=40, rate=2e-3)}
 """A pretrained picture trunk is nudged; the mask trunk learns from nothing."""
 
 
