@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks import environment, perf_analyzer, report
 from benchmarks.contenders import Ask, InProcess, Served
 from benchmarks.load import Run, closed_loop
-from fovea import phantoms
+from fovea import phantoms, program
 from fovea.errors import FoveaError, UsageError
 from fovea.repository import models
 from fovea.server import Server
@@ -41,29 +41,24 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="only remake the table and plots from --results")
     parser.add_argument("--no-perf-analyzer", action="store_true", help="leave out the cross-check")
     options = parser.parse_args()
-    try:
-        if options.rounds < 1 or options.requests < 1:
-            raise UsageError("--rounds and --requests must be at least 1.")
-        if not options.report:
-            for name in options.tasks or TASKS:
-                result = asyncio.run(measure(task_named(name), options))
-                options.results.mkdir(parents=True, exist_ok=True)
-                path = options.results / f"{name}.json"
-                path.write_text(json.dumps(result, indent=1) + "\n")
-                MESSAGES.print(f"Wrote {path}.")
-        results = report.load(options.results)
-        Console().print(report.console_table(results))
-        if options.results == RESULTS:
-            report.write(results, options.results, Path("README.md"))
-    except UsageError as error:
-        MESSAGES.print(str(error), markup=False)
-        return 2
-    except FoveaError as error:
-        MESSAGES.print(str(error), markup=False)
-        return 1
-    except KeyboardInterrupt:
-        MESSAGES.print("Stopped; nothing was written for the unfinished task.")
-        return 130
+    return program.run(lambda: bench(options), "Stopped; nothing was written for the unfinished task.")
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure the tasks one by one, keeping each result as soon as it is complete; then remake the report."""
+    if options.rounds < 1 or options.requests < 1:
+        raise UsageError("--rounds and --requests must be at least 1.")
+    if not options.report:
+        for name in options.tasks or TASKS:
+            result = asyncio.run(measure(task_named(name), options))
+            options.results.mkdir(parents=True, exist_ok=True)
+            path = options.results / f"{name}.json"
+            path.write_text(json.dumps(result, indent=1) + "\n")
+            MESSAGES.print(f"Wrote {path}.")
+    results = report.load(options.results)
+    Console().print(report.console_table(results))
+    if options.results == RESULTS:
+        report.write(results, options.results, Path("README.md"))
     return 0
 
 

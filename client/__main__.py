@@ -11,8 +11,9 @@ from rich.table import Table
 
 from client import batch
 from client.batch import Row
+from fovea import program
 from fovea.client import TIMEOUT_S, AsyncClient
-from fovea.errors import FoveaError, UsageError
+from fovea.errors import UsageError
 from fovea.spec import Task
 from fovea.tasks import TASKS, task_named
 
@@ -34,20 +35,18 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> int:
     options = arguments().parse_args()
-    try:
-        task = task_named(options.task)
-        files = batch.find(options.images)
-        if options.concurrency < 1 or options.timeout <= 0:
-            raise UsageError("--concurrency and --timeout must be greater than zero.")
-        rows = asyncio.run(_ask(task, files, options))
-        if options.csv:
-            _write(options.csv, batch.to_csv(task, rows))
-    except UsageError as error:
-        MESSAGES.print(str(error), markup=False)
-        return 2
-    except FoveaError as error:
-        MESSAGES.print(str(error), markup=False)
-        return 1
+    return program.run(lambda: ask(options))
+
+
+def ask(options: argparse.Namespace) -> int:
+    """Ask about every picture, write what was asked for, and say how it went as an exit code."""
+    task = task_named(options.task)
+    files = batch.find(options.images)
+    if options.concurrency < 1 or options.timeout <= 0:
+        raise UsageError("--concurrency and --timeout must be greater than zero.")
+    rows = asyncio.run(_rows(task, files, options))
+    if options.csv:
+        _write(options.csv, batch.to_csv(task, rows))
     failed = [row for row in rows if row.answer is None]
     if not options.json:
         if len(failed) < len(rows):
@@ -60,7 +59,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-async def _ask(task: Task, files: list[Path], options: argparse.Namespace) -> list[Row]:
+async def _rows(task: Task, files: list[Path], options: argparse.Namespace) -> list[Row]:
     """All rows in the order of `files`; those there were, if interrupted."""
     rows: dict[int, Row] = {}
     columns = (TextColumn(task.name), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())

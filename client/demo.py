@@ -13,10 +13,9 @@ from rich.table import Table
 
 from client import batch
 from client.batch import Row
-from fovea import phantoms
+from fovea import phantoms, program
 from fovea.answers import to_source
 from fovea.client import AsyncClient
-from fovea.errors import FoveaError, UsageError
 from fovea.phantoms import Phantom, Signs
 from fovea.server import Server
 from fovea.spec import THRESHOLD, Task
@@ -33,21 +32,16 @@ def main() -> int:
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="pictures or folders (phantoms)")
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     options = parser.parse_args()
-    try:
-        files, made = (batch.find(options.images), {}) if options.images else draw_phantoms(OUT / "phantoms")
-        task = task_named(TASK)
-        MESSAGES.print(f"Starting NVIDIA's tritonserver with the task {task.name}: {task.question}")
-        with Server(options.repository, [task.name]) as server:
-            rows = asyncio.run(ask(server.grpc_url, task, files))
-    except UsageError as error:
-        MESSAGES.print(str(error), markup=False)
-        return 2
-    except FoveaError as error:
-        MESSAGES.print(str(error), markup=False)
-        return 1
-    except KeyboardInterrupt:
-        MESSAGES.print("Stopped.")
-        return 130
+    return program.run(lambda: show(options))
+
+
+def show(options: argparse.Namespace) -> int:
+    """The whole demonstration; 1 if a picture got no answer."""
+    files, made = (batch.find(options.images), {}) if options.images else draw_phantoms(OUT / "phantoms")
+    task = task_named(TASK)
+    MESSAGES.print(f"Starting NVIDIA's tritonserver with the task {task.name}: {task.question}")
+    with Server(options.repository, [task.name]) as server:
+        rows = asyncio.run(ask(server.grpc_url, task, files))
     Console().print(table(rows, made))
     failed = [row for row in rows if row.answer is None]
     for row in failed:

@@ -22,8 +22,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with quiet.native_stderr():
     from export import card, from_keras, from_torch, gradcam, graph, parity, pictures
 from export.place import place
-from fovea import repository
-from fovea.errors import FoveaError, UsageError
+from fovea import program, repository
+from fovea.errors import UsageError
 from fovea.spec import Heatmap, Network, Task
 from fovea.tasks import TASKS, task_named
 
@@ -51,19 +51,17 @@ def main() -> int:
     options = arguments().parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)  # the exporters' talk to their own developers
     logging.disable(logging.WARNING)
-    try:
-        task = task_named(options.task)
-        if options.cores < 1:
-            raise UsageError("--cores must be at least 1.")
-        configs = {name: text.encode() for name, text in repository.files(task, options.cores).items()}
-        networks = {} if options.configs else convert(task, options)
-        place(options.repository, configs | networks)
-    except UsageError as error:
-        MESSAGES.print(str(error), markup=False)
-        return 2
-    except FoveaError as error:
-        MESSAGES.print(str(error), markup=False)
-        return 1
+    return program.run(lambda: export(options), "Stopped; nothing was changed.")
+
+
+def export(options: argparse.Namespace) -> int:
+    """Convert, measure, and place all of a task or nothing."""
+    task = task_named(options.task)
+    if options.cores < 1:
+        raise UsageError("--cores must be at least 1.")
+    configs = {name: text.encode() for name, text in repository.files(task, options.cores).items()}
+    networks = {} if options.configs else convert(task, options)
+    place(options.repository, configs | networks)
     names = ", ".join(repository.models(task))
     MESSAGES.print(f"Placed {names} in {options.repository}.")
     return 0

@@ -80,11 +80,13 @@ def measure(
 def compare(
     found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], tolerance: Tolerance
 ) -> tuple[float, bool]:
-    """(largest |found − expected|, whether every element is within the tolerance); NaN is never within."""
+    """(largest |found − expected|, whether every element is within the tolerance); NaN and infinity never are."""
     if found.shape != expected.shape:
         return float("inf"), False
-    difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
-    holds = bool(np.all(difference <= tolerance.atol + tolerance.rtol * np.abs(expected)))
+    with np.errstate(invalid="ignore"):  # ∞ − ∞
+        difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+        within = difference <= tolerance.atol + tolerance.rtol * np.abs(expected)
+    holds = bool(np.all(within & np.isfinite(difference)))
     return float(np.max(np.nan_to_num(difference, nan=np.inf))), holds
 
 

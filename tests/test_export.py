@@ -1,15 +1,12 @@
 """From trained networks to the repository: parity that is measured, heat maps that are exact, all files or none."""
 
-import argparse
 import json
 import logging
-import resource
-import signal
+import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +15,27 @@ import numpy.typing as npt
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from conftest import ROOT
+from onnx import numpy_helper
+from small_runs import FUNDUS, RETINA, SIDE, names
 
-from conftest import REPOSITORY, ROOT
 from fovea import quiet, repository
-from fovea.errors import ExportError, ParityError, TrainingError, UsageError
-from fovea.spec import Network, Task, Tolerance
+from fovea.errors import ExportError
+from fovea.spec import Network, Task
 from fovea.tasks import TASKS
-from small_runs import FUNDUS, RETINA, SIDE, names, new_run, write_phantoms
 
 with quiet.native_stderr():
     import keras
 
     from export import __main__ as program
-    from export import from_keras, from_torch, gradcam, graph, parity, pictures
-    from export.place import place
+    from export import from_torch, gradcam, graph, parity, pictures
     from training import classifier, segmenter
 
 from training.run import Run
 from training.unet import UNet
 
 Stack = npt.NDArray[np.uint8]
+Reference = Callable[[Stack], Mapping[str, npt.NDArray[np.float32]]]
 UNET, MASK_CLASSIFIER = RETINA.networks
 (PICTURE_CLASSIFIER,) = FUNDUS.networks
 PAIRS = [(RETINA, UNET), (RETINA, MASK_CLASSIFIER), (FUNDUS, PICTURE_CLASSIFIER)]
@@ -87,7 +84,9 @@ def exporters_warnings() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def graphs(weights: Path) -> dict[str, tuple[onnx.ModelProto, Callable[[Stack], Mapping[str, npt.NDArray[np.float32]]]]]:
+def graphs(
+    weights: Path,
+) -> dict[str, tuple[onnx.ModelProto, Callable[[Stack], Mapping[str, npt.NDArray[np.float32]]]]]:
     """Network → finished graph, and the framework's own answer."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -136,7 +135,8 @@ def export(monkeypatch: pytest.MonkeyPatch, task: Task, *options: object) -> int
 def test_parity_holds_at_every_batch_for_every_output_on_every_kind_of_picture(
     task: Task, network: Network, graphs: dict[str, Any], stacks: dict[str, dict[str, Stack]]
 ) -> None:
-    lines = list(parity.measure(network, *graphs[network.name], stacks[network.reads]))
+    model, reference = graphs[network.name]
+    lines = list(parity.measure(network, model, reference, stacks[network.reads]))
     outputs = {from_torch.PROBABILITY} if network.masks else {"probabilities", "heatmap"}
     assert {(line.output, line.pictures, line.batch) for line in lines} == {
         (output, kind, size) for output in outputs for kind in stacks[network.reads] for size in (1, 2, 3, 8)
@@ -171,53 +171,172 @@ def test_the_heat_map_is_grad_cam_to_a_hundred_thousandth_of_its_maximum(
             assert np.abs(one - other).max() <= 1e-5 * other.max()
 
 
-def with_dense(kernel: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> keras.Model:
-    """The small mask classifier with this last layer."""
-    keras.utils.set_random_seed(7)
-    model = classifier.build(RETINA, MASK_CLASSIFIER, "none", classifier.SCHEDULES["mask"])
-    model.get_layer("probabilities").set_weights([kernel, bias])
-    return model
+def perturb(model: onnx.ModelProto) -> onnx.ModelProto:
+    """One weight of the last convolution or product of the graph, a little off."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in reversed(model.graph.node):
+        if node.op_type in ("Conv", "MatMul", "Gemm"):
+            name = next(name for name in node.input if name in constants)
+            values = numpy_helper.to_array(constants[name]).copy()
+            values.flat[0] += 0.05
+            constants[name].CopyFrom(numpy_helper.from_array(values, name))
+            return model
+    raise AssertionError
 
 
-def heat(model: keras.Model, stack: Stack, tmp_path: Path) -> tuple[Stack, Any, Any]:
-    """Probabilities and heat maps of the exported graph, and the heat maps by automatic differentiation."""
-    path = tmp_path / f"{MASK_CLASSIFIER.name}.keras"
-    model.save(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        converted = from_keras.convert(RETINA, MASK_CLASSIFIER, path)
-    probabilities, found = parity.session(converted).run(["probabilities", "heatmap"], {"vessels": stack})
-    return probabilities, found, gradcam.by_gradient(model, stack)
+@every_network
+def test_a_graph_whose_weight_is_off_is_not_placed_and_the_repository_stays_as_it_was(
+    task: Task, network: Network, weights: Path, placed: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    honest = program._finish
+
+    def off(t: Task, n: Network, model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+        finished = honest(t, n, model, path)
+        return perturb(finished) if n.name == network.name else finished
+
+    monkeypatch.setattr(program, "_finish", off)
+    before = content(placed)
+    code = export(monkeypatch, task, "--weights", weights, "--repository", placed, "--reports", tmp_path)
+    said = capsys.readouterr()
+    assert code == 1
+    assert f"{network.name}: " in said.err
+    assert "differs from its framework" in said.err
+    assert "broken" in said.out
+    assert content(placed) == before
 
 
-def test_of_equal_classes_the_heat_map_shows_the_first_as_the_label_does(
-    tmp_path: Path, stacks: dict[str, dict[str, Stack]]
+@pytest.mark.parametrize("task", [RETINA, FUNDUS], ids=lambda task: task.name)
+def test_an_export_places_graphs_and_cards_that_say_what_they_are(
+    task: Task, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Classes 1 and 2 always tie, by different kernels: their maps differ although their logits agree."""
-    generator = np.random.default_rng(3)
-    kernel = generator.normal(0, 1, (128, 4)).astype(np.float32)
-    tied = with_dense(kernel, np.array([-50, 0, 0, -50], np.float32))
-    stack = stacks["vessels"]["noise"][:4]
-    pooled = keras.Model(tied.input, tied.get_layer("pool").output)
-    # On one picture: scale the second kernel so that both logits are zero there, to the last bit.
-    kernel[:, 1:3] = 0
-    kernel[0, 1], kernel[1, 2] = 1, -1
-    stack = np.zeros_like(stack[:2])
-    features = np.asarray(pooled(stack))
-    assert features.shape == (2, 128)
-    kernel[:, 0], kernel[:, 3] = 0, 0
-    model = with_dense(kernel, np.array([-50, 0, 0, -50], np.float32))
-    probabilities, found, expected = heat(model, stack, tmp_path)
-    top = probabilities.argmax(axis=1)
-    by_class = class_maps(model, stack)
-    for row in range(len(stack)):
-        assert np.abs(found[row] - by_class[row, ..., top[row]]).max() <= 1e-5 * max(by_class[row].max(), 1e-9)
-        assert np.abs(found[row] - expected[row]).max() <= 1e-5 * max(expected[row].max(), 1e-9)
+    target = tmp_path / "repository"
+    assert export(monkeypatch, task, "--weights", weights, "--repository", target, "--reports", tmp_path) == 0
+    said = capsys.readouterr()
+    assert said.err.endswith(f"Placed {', '.join(repository.models(task))} in {target}.\n")
+    assert said.out.count("holds") == sum(4 * (1 if n.masks else 2) for n in task.networks)
+    of_export = {f"{n.name}/{file}" for n in task.networks for file in ("1/model.onnx", "card.json", "card.md")}
+    assert names(target) == set(repository.files(task)) | of_export
+    repository.check(task, target)
+    for network in task.networks:
+        model = onnx.load(repository.graph_path(target, network))
+        found = {v.name: graph.describe(v) for v in (*model.graph.input, *model.graph.output)}
+        assert found == graph.declared(task, network)
+        assert model.ir_version <= 10
+        assert max(entry.version for entry in model.opset_import) <= 18
+        assert model.doc_string == task.question
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        assert (metadata["fovea.task"], metadata["fovea.network"]) == (task.name, network.name)
+        assert "not a medical device" in metadata["fovea.use"]
+        card = json.loads((target / network.name / "card.json").read_text())
+        assert {(line["output"], line["batch"]) for line in card["parity"]} == {
+            (output, size)
+            for output in ([from_torch.PROBABILITY] if network.masks else ["probabilities", "heatmap"])
+            for size in (1, 2, 3, 8)
+        }
+    for name, data in content(target).items():
+        assert not [path for path in PATHS if path in data], name
 
 
-def class_maps(model: keras.Model, stack: Stack) -> npt.NDArray[np.float32]:
-    """Grad-CAM of every class by the definition, `[batch, h, w, classes]`."""
-    pool, dense = gradcam._head(model)
-    features = np.asarray(keras.Model(model.input, pool.input)(stack, training=False))
-    height, width = features.shape[1:3]
-    return np.maximum(features @ np.asarray(dense.kernel) / (height * width), 0)
+def test_an_export_again_gives_the_same_graphs_byte_for_byte(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("one", "two"):
+        options = ("--weights", weights, "--repository", tmp_path / folder, "--reports", tmp_path)
+        assert export(monkeypatch, RETINA, *options) == 0
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_configs_for_other_cores_change_nothing_but_the_configs(
+    placed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = content(placed)
+    options = ("--configs", "--cores", 8, "--repository", placed, "--weights", tmp_path / "none")
+    assert export(monkeypatch, RETINA, *options) == 0
+    after = content(placed)
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {
+        "retina_preprocess/config.pbtxt",
+        "retina_unet/config.pbtxt",
+        "retina_classifier/config.pbtxt",
+    }
+    assert after == before | {name: text.encode() for name, text in repository.files(RETINA, 8).items()}
+
+
+MISUSE = {
+    "no cores": (["--cores", "0"], 2, "--cores must be at least 1."),
+    "no weights": (["--weights", "absent"], 1, "absent/retina_unet.pt2 does not exist"),
+    "no pictures": (["--pictures", "empty"], 2, "no JPEG, PNG or TIFF picture there"),
+    "a damaged picture": (["--pictures", "damaged"], 2, "eye.png: The "),
+}
+
+
+@pytest.mark.parametrize(("options", "code", "said"), MISUSE.values(), ids=MISUSE.keys())
+def test_misuse_is_one_sentence_and_touches_nothing(
+    options: list[str], code: int, said: str, placed: Path, weights: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "eye.png").write_bytes(b"no picture")
+    before = content(placed)
+    monkeypatch.chdir(tmp_path)
+    assert export(monkeypatch, RETINA, "--repository", placed, "--weights", weights, *options) == code
+    stderr = capsys.readouterr().err
+    assert said in stderr
+    assert len(stderr.strip().splitlines()) == 1
+    assert content(placed) == before
+
+
+HARM: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "text": lambda data: b"no network",
+    "flipped": lambda data: data[:3000] + bytes(255 - byte for byte in data[3000:4000]) + data[4000:],
+}
+
+
+@every_network
+@pytest.mark.parametrize("harm", HARM.values(), ids=HARM.keys())
+def test_damaged_weights_are_one_sentence_with_their_name(
+    task: Task, network: Network, harm: Callable[[bytes], bytes], weights: Path, tmp_path: Path
+) -> None:
+    file = f"{network.name}.{'pt2' if network.framework == 'torch' else 'keras'}"
+    (tmp_path / file).write_bytes(harm((weights / file).read_bytes()))
+    with pytest.raises(ExportError, match=rf"{network.name}\..* cannot be read as a .*: train it again") as caught:
+        program._graph(task, network, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+TAKEN = {
+    "a picture's for a mask's": (RETINA, MASK_CLASSIFIER, "fundus_classifier.keras"),
+    "a mask's for a picture's": (FUNDUS, PICTURE_CLASSIFIER, "retina_classifier.keras"),
+    "a classifier of another side": (TASKS["fundus"], TASKS["fundus"].networks[0], "fundus_classifier.keras"),
+    "a segmenter of another side": (TASKS["retina"], TASKS["retina"].networks[0], "retina_unet.pt2"),
+}
+
+
+@pytest.mark.parametrize(("task", "network", "taken"), TAKEN.values(), ids=TAKEN.keys())
+@pytest.mark.filterwarnings("ignore")
+def test_weights_of_another_task_are_refused(
+    task: Task, network: Network, taken: str, weights: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / f"{network.name}{Path(taken).suffix}"
+    path.write_bytes((weights / taken).read_bytes())
+    with pytest.raises(ExportError, match=r"another task|should have inputs and outputs") as caught:
+        program._graph(task, network, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_declared_tasks_are_exported_by_the_command_of_the_readme(tmp_path: Path) -> None:
+    """At their full size, from random weights, with real and damaged reports out of the way."""
+    for task in TASKS.values():
+        for network in task.networks:
+            save_random(task, network, tmp_path / "weights")
+        command = [sys.executable, "-m", "export", task.name, "--repository", "r", "--weights", "weights"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == f"Placed {', '.join(repository.models(task))} in r.\n"
+        assert "broken" not in done.stdout
+        repository.check(task, tmp_path / "r")

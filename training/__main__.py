@@ -8,8 +8,8 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fovea import quiet
-from fovea.errors import FoveaError, UsageError
+from fovea import program, quiet
+from fovea.errors import UsageError
 from fovea.spec import Task
 from fovea.tasks import TASKS, task_named
 from training import datasets, splits
@@ -71,28 +71,22 @@ def judge(task: Task, options: argparse.Namespace) -> None:
 
 def main() -> int:
     options = arguments().parse_args()
-    try:
-        task = task_named(options.task)
-        if options.network and options.network not in {network.name for network in task.networks}:
-            names = ", ".join(network.name for network in task.networks)
-            raise UsageError(f"Task {task.name} has no network {options.network!r}: choose one of {names}.")
-        if any(count is not None and count < 1 for count in (options.steps, options.epochs)):
-            raise UsageError("--steps and --epochs must be at least 1.")
-        if options.seed < 0:
-            raise UsageError("--seed must not be negative.")
-        if options.evaluate:
-            judge(task, options)
-        else:
-            train(task, prepare(task, options), options)
-    except UsageError as error:
-        CONSOLE.print(str(error), markup=False)
-        return 2
-    except FoveaError as error:
-        CONSOLE.print(str(error), markup=False)
-        return 1
-    except KeyboardInterrupt:
-        CONSOLE.print("Stopped; the checkpoint is kept. The same command goes on from there.")
-        return 130
+    return program.run(lambda: train_or_judge(options), "Stopped; the same command goes on from the last checkpoint.")
+
+
+def train_or_judge(options: argparse.Namespace) -> int:
+    task = task_named(options.task)
+    if options.network and options.network not in {network.name for network in task.networks}:
+        names = ", ".join(network.name for network in task.networks)
+        raise UsageError(f"Task {task.name} has no network {options.network!r}: choose one of {names}.")
+    if any(count is not None and count < 1 for count in (options.steps, options.epochs)):
+        raise UsageError("--steps and --epochs must be at least 1.")
+    if options.seed < 0:
+        raise UsageError("--seed must not be negative.")
+    if options.evaluate:
+        judge(task, options)
+    else:
+        train(task, prepare(task, options), options)
     return 0
 
 

@@ -14,13 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from rich.progress import Progress, TaskID
-from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.class_weight import compute_sample_weight
 
 from fovea.errors import TrainingError
 from fovea.spec import Network, Task
 from training.inputs import network_inputs
 from training.run import Run
 from training.splits import Entry
+
+Labelled = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.float32]]
+"""Inputs `[n, height, width, channels]`, one-hot labels `[n, classes]`, weights `[n]`."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ def train(task: Task, network: Network, run: Run, base: str | Path, epochs: int 
     } | asdict(schedule)
     resumed = _resume(run, network.name, settings)
     data = {split: _labelled(task, network, run, split) for split in ("train", "validation")}
-    x, y = data["train"]
+    x, y, weights = data["train"]
     steps_per_epoch = -(-len(x) // schedule.batch)
     history: list[dict[str, float]] = []
     if resumed is None:
@@ -172,21 +175,19 @@ def train(task: Task, network: Network, run: Run, base: str | Path, epochs: int 
             ),
             loss=keras.losses.CategoricalCrossentropy(label_smoothing=schedule.label_smoothing),
             metrics=["accuracy"],
+            weighted_metrics=[],
         )
     else:
         model, history = resumed
     # The history is written before the checkpoint: the optimiser's own count says which epochs are whole.
     epoch = int(model.optimizer.iterations) // steps_per_epoch
     del history[epoch:]
-    present = np.unique(y)
-    weights = compute_class_weight("balanced", classes=present, y=y)
     row = bar.add_task(network.name, total=schedule.epochs, completed=epoch, note="")
     model.fit(
-        _batches(x, y, len(task.labels), schedule.batch, run.seed),
-        validation_data=(data["validation"][0], keras.utils.to_categorical(data["validation"][1], len(task.labels))),
+        _batches(x, y, weights, schedule.batch, run.seed),
+        validation_data=data["validation"],
         initial_epoch=epoch,
         epochs=schedule.epochs,
-        class_weight=dict(zip(present.tolist(), weights.tolist(), strict=True)),
         callbacks=[_Keeper(run, network.name, history, bar, row)],
         verbose=0,
         shuffle=False,  # the data set shuffles itself
@@ -227,9 +228,12 @@ def _resume(run: Run, name: str, settings: dict[str, Any]) -> tuple[keras.Model,
     return resumed
 
 
-def _labelled(
-    task: Task, network: Network, run: Run, split: str
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def _labelled(task: Task, network: Network, run: Run, split: str) -> Labelled:
+    """Inputs, one-hot labels and weights of a split.
+
+    Every class of every data set weighs the same in all. Weights by class alone would teach that a camera which took
+    all photographs of a rare class shows nothing else.
+    """
     entries: list[Entry] = [e for e in run.entries if e.split == split and e.sample.label in task.labels]
     missing = set(task.labels) - {entry.sample.label for entry in entries}
     if missing and split == "train":
@@ -238,16 +242,20 @@ def _labelled(
         )
     if not entries:
         raise TrainingError(f"No labelled photograph in the {split} split: {task.name} needs at least five a class.")
-    labels = np.array([task.labels.index(entry.sample.label or "") for entry in entries])
-    return network_inputs(task, network, entries, run.weights), labels
+    labels = [task.labels.index(entry.sample.label or "") for entry in entries]
+    weights = compute_sample_weight("balanced", [f"{entry.sample.dataset}/{entry.sample.label}" for entry in entries])
+    inputs = network_inputs(task, network, entries, run.weights)
+    return inputs, keras.utils.to_categorical(labels, len(task.labels)), weights.astype(np.float32)
 
 
-def _batches(x: npt.NDArray[np.uint8], y: npt.NDArray[np.int64], classes: int, size: int, seed: int) -> tf.data.Dataset:
+def _batches(
+    x: npt.NDArray[np.uint8], y: npt.NDArray[np.float32], weights: npt.NDArray[np.float32], size: int, seed: int
+) -> tf.data.Dataset:
     augment = augmentation(seed)
 
-    def change(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def change(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         changed = augment(tf.cast(images, tf.float32), training=True)
-        return tf.cast(tf.clip_by_value(tf.round(changed), 0, 255), tf.uint8), labels
+        return tf.cast(tf.clip_by_value(tf.round(changed), 0, 255), tf.uint8), labels, weights
 
-    data = tf.data.Dataset.from_tensor_slices((x, keras.utils.to_categorical(y, classes)))
+    data = tf.data.Dataset.from_tensor_slices((x, y, weights))
     return data.shuffle(len(x), seed=seed).batch(size).map(change).prefetch(2)

@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 import psutil
 
-from fovea import launch
+from fovea import launch, program
 from fovea.client import Client
-from fovea.errors import FoveaError, ServerError, UsageError
+from fovea.errors import ServerError
 from fovea.repository import check
 from fovea.tasks import TASKS, task_named
 
@@ -204,7 +204,7 @@ def _sample() -> bytes:
 DEATHS_A_MINUTE = 3
 
 
-def serve(server: Server) -> NoReturn:
+def watch(server: Server) -> NoReturn:
     """Watch a started server for ever and start it again when it dies, `DEATHS_A_MINUTE` times a minute at most."""
     deaths: list[float] = []
     while True:
@@ -231,30 +231,28 @@ def main() -> int:
     parser.add_argument("--metrics-port", type=int, default=8002)
     parser.add_argument("--timeout", type=float, default=120, help="seconds until ready at the latest (120)")
     options = parser.parse_args()
-    try:
-        server = Server(
-            options.repository,
-            options.tasks,
-            hardware=options.hardware,
-            grpc_port=options.grpc_port,
-            http_port=options.http_port,
-            metrics_port=options.metrics_port,
-            timeout_s=options.timeout,
-        )
-        print(f"Starting on the {server.hardware.upper()}: {server.why}.", file=sys.stderr)
-        with server:
-            names = ", ".join(task.name for task in server.tasks)
-            print(f"Serving {names} at {server.grpc_url} and {server.http_url}; Ctrl-C stops it.", file=sys.stderr)
-            serve(server)
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        return 0
-    except UsageError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except FoveaError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return program.run(lambda: serve(options))
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Serve until Ctrl-C, which is how serving ends well."""
+    server = Server(
+        options.repository,
+        options.tasks,
+        hardware=options.hardware,
+        grpc_port=options.grpc_port,
+        http_port=options.http_port,
+        metrics_port=options.metrics_port,
+        timeout_s=options.timeout,
+    )
+    print(f"Starting on the {server.hardware.upper()}: {server.why}.", file=sys.stderr)
+    with server:
+        names = ", ".join(task.name for task in server.tasks)
+        print(f"Serving {names} at {server.grpc_url} and {server.http_url}; Ctrl-C stops it.", file=sys.stderr)
+        with suppress(KeyboardInterrupt):
+            watch(server)
+    print("Stopped.", file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":
