@@ -2,12 +2,17 @@
 
 import argparse
 import asyncio
+import errno
+import os
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from client import batch
 from client.batch import Row
@@ -17,7 +22,7 @@ from fovea.errors import UsageError
 from fovea.spec import Task
 from fovea.tasks import TASKS, task_named
 
-MESSAGES = Console(stderr=True, highlight=False, soft_wrap=True)
+MESSAGES = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -44,15 +49,17 @@ def ask(options: argparse.Namespace) -> int:
     files = batch.find(options.images)
     if options.concurrency < 1 or options.timeout <= 0:
         raise UsageError("--concurrency and --timeout must be greater than zero.")
-    rows = asyncio.run(_rows(task, files, options))
     if options.csv:
-        _write(options.csv, batch.to_csv(task, rows))
+        _check(options.csv)
+    rows = asyncio.run(_rows(task, files, options))
     failed = [row for row in rows if row.answer is None]
     if not options.json:
         if len(failed) < len(rows):
             Console().print(table(task, rows))
         for row in failed:
             MESSAGES.print(f"{row.file}: {row.reason}", markup=False)
+    if options.csv:
+        _write(options.csv, batch.to_csv(task, rows))
     if len(rows) < len(files):
         MESSAGES.print(f"Interrupted: {len(rows)} of {len(files)} pictures were answered.")
         return 130
@@ -97,19 +104,37 @@ def table(task: Task, rows: list[Row]) -> Table:
     return drawn
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+def _plain(name: str) -> Text:
+    """A file's name, neither markup nor emoji; what is no UTF-8 in it becomes a question mark."""
+    return Text(name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+
+
+def _check(path: Path) -> None:
+    """Raise what writing the CSV would raise, before any picture is asked about."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from None
 
 
 def _write(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
+        # Names of files that are no UTF-8 stay as they are.
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UsageError(f"{path} cannot be written ({error.strerror}): choose another place for the CSV.") from None
+        with suppress(OSError):
+            part.unlink()
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{path} cannot be written ({error.strerror}): choose another place for the CSV.")
 
 
 if __name__ == "__main__":

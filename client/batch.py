@@ -57,8 +57,11 @@ async def ask(
     """Ask about every file, `concurrency` at a time; yields (position, row) as they finish.
 
     With `overlays`, each answer is drawn on its photograph into `<overlays>/<file stem>.png`.
+
+    Raises:
+        UsageError: an overlay cannot be written, or would overwrite one of the photographs.
     """
-    names = _overlay_names(files)
+    names = _overlay_names(files, overlays)
     limit = asyncio.Semaphore(concurrency)
 
     async def one(position: int) -> tuple[int, Row]:
@@ -90,14 +93,26 @@ def _finish(file: Path, encoded: bytes, answer: Answer, picture: Path | None) ->
     return Row(file, answer, shares=shares)
 
 
-def _overlay_names(files: Sequence[Path]) -> list[str]:
-    """`<stem>.png`, numbered from the second on where stems repeat, so that no overlay overwrites another."""
-    seen: dict[str, int] = {}
-    names = []
+def _overlay_names(files: Sequence[Path], overlays: Path | None) -> list[str]:
+    """`<stem>.png`, numbered from the second on where stems repeat, so that no overlay overwrites another.
+
+    Raises:
+        UsageError: an overlay would overwrite one of the photographs.
+    """
+    numbers: dict[str, int] = {}
+    taken: dict[str, None] = {}
     for file in files:
-        seen[file.stem] = seen.get(file.stem, 0) + 1
-        names.append(f"{file.stem}.png" if seen[file.stem] == 1 else f"{file.stem}-{seen[file.stem]}.png")
-    return names
+        name = f"{file.stem}.png"
+        while name in taken:
+            numbers[file.stem] = numbers.get(file.stem, 1) + 1
+            name = f"{file.stem}-{numbers[file.stem]}.png"
+        taken[name] = None
+    if overlays is not None:
+        photographs = {file.resolve() for file in files}
+        for name in taken:
+            if (overlays / name).resolve() in photographs:
+                raise UsageError(f"An overlay would overwrite the photograph {overlays / name}: choose another folder.")
+    return list(taken)
 
 
 def columns(task: Task) -> list[str]:

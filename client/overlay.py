@@ -1,5 +1,6 @@
 """What the networks saw, drawn on the original photograph."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ def draw(encoded: bytes, answer: Answer) -> pixels.Picture:
     """
     decoded = pixels.decode(encoded)
     scale = min(1.0, LONGEST / max(decoded.source_width, decoded.source_height))
-    width, height = round(decoded.source_width * scale), round(decoded.source_height * scale)
+    width, height = (max(1, round(side * scale)) for side in decoded[1:])
     drawn = cv2.resize(decoded.picture, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
     if answer.frame is not None:
         frame = pixels.Frame(*(round(edge * scale) for edge in answer.frame))
@@ -39,13 +40,14 @@ def draw(encoded: bytes, answer: Answer) -> pixels.Picture:
 
 def save(path: Path, picture: pixels.Picture) -> None:
     """Write a PNG, whole or not at all, or raise `UsageError` with the reason."""
-    part = path.with_suffix(".part")
+    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise UsageError(f"{path} cannot be written ({error.strerror}): choose another folder.") from None
 
 

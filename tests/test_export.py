@@ -43,6 +43,10 @@ every_network = pytest.mark.parametrize(("task", "network"), [pytest.param(*pair
 CLASSIFIERS = pytest.mark.parametrize(
     ("task", "network"), [pytest.param(*pair, id=pair[1].name) for pair in PAIRS if not pair[1].masks]
 )
+EXPORTED = [
+    pytest.param(*pair, id=pair[1].name, marks=[pytest.mark.slow] if pair[0] is FUNDUS else []) for pair in PAIRS
+]
+"""The picture classifier takes long to convert."""
 PATHS = (b"/work", b"/home", b"/root", b"/tmp", b"site-packages")
 
 # Small pictures gain nothing from threads, which wait for each other where cores are shared.
@@ -65,7 +69,24 @@ def save_random(task: Task, network: Network, weights: Path, seed: int = 7) -> N
     else:
         keras.utils.set_random_seed(seed)
         kind = "image" if network.reads == "image" else "mask"
-        classifier.build(task, network, "none", classifier.SCHEDULES[kind]).save(weights / f"{network.name}.keras")
+        built = classifier.build(task, network, "none", classifier.SCHEDULES[kind])
+        unsettle(built, np.random.default_rng(seed))
+        built.save(weights / f"{network.name}.keras")
+
+
+def unsettle(model: keras.Model, generator: np.random.Generator) -> None:
+    """Batch norms as after some training, so that features differ from picture to picture."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            unsettle(layer, generator)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            size = layer.gamma.shape[0]
+            scale, shift, mean = (
+                generator.uniform(1, 2, size),
+                generator.normal(0, 0.3, size),
+                generator.normal(0, 0.1, size),
+            )
+            layer.set_weights([scale, shift, mean, generator.uniform(0.1, 0.5, size)])
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +124,7 @@ def stacks() -> dict[str, dict[str, Stack]]:
         blanks = np.stack([np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8), np.full(shape, 128, np.uint8)])
         return {"noise": generator.integers(0, 256, (9, *shape), np.uint8), "blanks": blanks}
 
-    return {"image": hostile(3) | pictures.stacks(RETINA, []), "vessels": hostile(1)}
+    return {"image": hostile(3), "vessels": hostile(1)}
 
 
 @pytest.fixture
@@ -125,6 +146,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def export(monkeypatch: pytest.MonkeyPatch, task: Task, *options: object) -> int:
     """`python -m export`, in this process, for a task of any size."""
     monkeypatch.setattr(program, "task_named", lambda _name: task)
+    monkeypatch.setattr(pictures, "PHANTOMS", 3)
     monkeypatch.setattr(sys, "argv", ["export", task.name, *map(str, options)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -172,20 +194,20 @@ def test_the_heat_map_is_grad_cam_to_a_hundred_thousandth_of_its_maximum(
 
 
 def perturb(model: onnx.ModelProto) -> onnx.ModelProto:
-    """One weight of the last convolution or product of the graph, a little off."""
+    """Every other weight of the last convolution or product of the graph a little off."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in reversed(model.graph.node):
         if node.op_type in ("Conv", "MatMul", "Gemm"):
             name = next(name for name in node.input if name in constants)
             values = numpy_helper.to_array(constants[name]).copy()
-            values.flat[0] += 0.05
+            values.flat[::2] += 0.01
             constants[name].CopyFrom(numpy_helper.from_array(values, name))
             return model
     raise AssertionError
 
 
-@every_network
-def test_a_graph_whose_weight_is_off_is_not_placed_and_the_repository_stays_as_it_was(
+@pytest.mark.parametrize(("task", "network"), EXPORTED)
+def test_a_graph_whose_weights_are_off_is_not_placed_and_the_repository_stays_as_it_was(
     task: Task, network: Network, weights: Path, placed: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -206,7 +228,7 @@ def test_a_graph_whose_weight_is_off_is_not_placed_and_the_repository_stays_as_i
     assert content(placed) == before
 
 
-@pytest.mark.parametrize("task", [RETINA, FUNDUS], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [RETINA, pytest.param(FUNDUS, marks=pytest.mark.slow)], ids=["retina", "fundus"])
 def test_an_export_places_graphs_and_cards_that_say_what_they_are(
     task: Task, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,15 +258,6 @@ def test_an_export_places_graphs_and_cards_that_say_what_they_are(
         }
     for name, data in content(target).items():
         assert not [path for path in PATHS if path in data], name
-
-
-def test_an_export_again_gives_the_same_graphs_byte_for_byte(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for folder in ("one", "two"):
-        options = ("--weights", weights, "--repository", tmp_path / folder, "--reports", tmp_path)
-        assert export(monkeypatch, RETINA, *options) == 0
-    assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
 def test_configs_for_other_cores_change_nothing_but_the_configs(

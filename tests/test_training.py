@@ -155,7 +155,7 @@ def test_ctrl_c_exits_with_130_keeps_the_step_it_was_in_and_says_how_to_go_on(da
     options = ("--data", data, "--out", tmp_path / "out", "--into", tmp_path / "weights", "--steps", 2)
     code, stderr = run("retina", "--network", "retina_unet", *options, program=("-c", CTRL_C))
     assert code == 130
-    assert sentence(stderr) == "Stopped; the checkpoint is kept. The same command goes on from there."
+    assert sentence(stderr) == "Stopped; the same command goes on from the last checkpoint."
     saved = torch.load(tmp_path / "out" / "retina_unet.ckpt", weights_only=True)
     assert saved["state"]["step"] == 1
     assert not (tmp_path / "weights").exists()

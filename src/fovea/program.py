@@ -1,5 +1,6 @@
 """How every program ends: exit 0 done, 1 failed, 2 wrong usage, 130 interrupted; one sentence, no traceback."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -16,6 +17,11 @@ def run(program: Callable[[], int], interrupted: str = "Stopped.") -> int:
     except FoveaError as error:
         print(error, file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `… | head`: like a program ended by SIGPIPE, and what is still
+        # buffered must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
