@@ -85,7 +85,7 @@ def as_markdown(card: dict[str, Any]) -> bytes:
         f"SHA-256 `{card['sha256']}`.",
         *_training(card["training"]),
         *_evaluation(card["evaluation"]),
-        *_confounds(card["confounds"]),
+        *_limits(card),
         "## Parity with the framework",
         f"Largest |onnx − framework|; allowed {card['tolerance']['atol']:g} + "
         f"{card['tolerance']['rtol']:g} · |framework|. A mask is judged before rounding, a heat map relative to its "
@@ -116,11 +116,10 @@ def _training(training: dict[str, Any] | None) -> list[str]:
     return [
         "## Training",
         f"{training['framework']}, seed {training['seed']}; {schedule}.{folded} Photographs by patient-wise split "
-        f"(manifest SHA-256 `{training['data']['manifest_sha256'][:16]}…`); each network used those its labels or "
-        "masks allow:",
+        f"(manifest SHA-256 `{training['data']['manifest_sha256'][:16]}…`):",
         _table(["data set", "licence", "train", "validation", "test"], rows),
         *(
-            ["Where a set is for research only, so are these weights."]
+            ["One of these sets is for research only, and so are these weights."]
             if any("research" in str(row[1]) for row in rows)
             else []
         ),
@@ -169,15 +168,27 @@ def _evaluation(evaluation: dict[str, Any] | None) -> list[str]:
     ]
 
 
+def _limits(card: dict[str, Any]) -> list[str]:
+    """What the figures above do not say."""
+    side = card["preprocessing"]["side"]
+    blocks = [
+        "## Known limits",
+        f"It sees {side} × {side} pixels of the field of view: what is thinner than one of those is lost, which the "
+        "figures at native resolution, where there are any, show. Other cameras, populations and illnesses than those "
+        "of the sets above are untried. It does not say when a photograph is unfit to be judged.",
+    ]
+    return blocks + _confounds(card["confounds"])
+
+
 def _confounds(confounds: dict[str, Any] | None) -> list[str]:
     if not confounds or "rows" not in confounds:
         return []
     every = {row["seen"]: row for row in confounds["rows"]}  # the last row of each kind is over all sets
     rows = [[seen, _figure(row["macro"]["auc"])] for seen, row in every.items()]
     return [
-        "## Known limit: class and camera are confounded",
-        "Each class comes mostly from one camera, so that a network may recognise the camera. How well the class can "
-        "be told from what holds no diagnosis, by logistic regression on the same split:",
+        "**Class and camera are confounded.** Each class comes mostly from one camera, so that a network may recognise "
+        "the camera. How well the class can be told from what holds no diagnosis, by logistic regression on the same "
+        "split:",
         _table(["seen", "macro AUC"], rows),
         "A figure above that is no better than these says nothing about disease. A photograph from another camera, of "
         "another population or with an illness that is none of the classes gets an answer all the same.",

@@ -43,10 +43,8 @@ every_network = pytest.mark.parametrize(("task", "network"), [pytest.param(*pair
 CLASSIFIERS = pytest.mark.parametrize(
     ("task", "network"), [pytest.param(*pair, id=pair[1].name) for pair in PAIRS if not pair[1].masks]
 )
-EXPORTED = [
-    pytest.param(*pair, id=pair[1].name, marks=[pytest.mark.slow] if pair[0] is FUNDUS else []) for pair in PAIRS
-]
-"""The picture classifier takes long to convert."""
+EXPORTED = [pytest.param(*pair, id=pair[1].name, marks=[] if pair[1] is UNET else [pytest.mark.slow]) for pair in PAIRS]
+"""Each needs a whole export: one by default."""
 PATHS = (b"/work", b"/home", b"/root", b"/tmp", b"site-packages")
 
 # Small pictures gain nothing from threads, which wait for each other where cores are shared.

@@ -114,6 +114,12 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded() -> None:
         pixels.preprocess(bomb, PLAIN)
 
 
+def test_a_picture_that_is_too_large_is_refused_by_its_header_alone() -> None:
+    """Below Pillow's own limit, above ours: the rest of the file is not even there."""
+    with pytest.raises(UnreadableImage, match=r"8500×8500 pixels, more than 64,000,000"):
+        pixels.preprocess(encode_bomb(8500)[:200], PLAIN)
+
+
 def encode_bomb(side: int) -> bytes:
     stream = io.BytesIO()
     Pillow.new("1", (side, side)).save(stream, "PNG")

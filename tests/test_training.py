@@ -128,13 +128,6 @@ def test_a_base_that_is_no_weights_file_exits_with_1_and_the_cure(tmp_path: Path
     assert not (tmp_path / "weights").exists()
 
 
-def test_a_class_without_photographs_exits_with_1_by_name(data: Path, tmp_path: Path) -> None:
-    options = ("--data", data, "--out", tmp_path / "out", "--into", tmp_path / "weights", "--weights", "none")
-    code, stderr = run("fundus", *options)
-    assert code == 1
-    assert "No photograph to train on for DiabeticRetinopathy, Glaucoma, Myopia" in sentence(stderr)
-
-
 def test_a_full_disk_leaves_nothing_half_written_and_the_run_goes_on_when_there_is_room(
     data: Path, tmp_path: Path
 ) -> None:

@@ -40,7 +40,7 @@ class Schedule:
 MOMENTUM = 0.9
 """Of the batch norms' running statistics: an epoch here has some twenty steps."""
 
-SCHEDULES = {"image": Schedule(epochs=20, rate=2e-4), "mask": Schedule(epochs=40, rate=2e-3)}
+SCHEDULES = {"image": Schedule(epochs=20, rate=2e-4), "mask": Schedule(epochs=100, rate=1e-3)}
 """A pretrained picture trunk is nudged; the mask trunk learns from nothing."""
 
 
@@ -200,7 +200,7 @@ def train(task: Task, network: Network, run: Run, base: str | Path, epochs: int 
         "schedule": asdict(schedule),
         "base": "MobileNetV2, ImageNet" if network.reads == "image" and base != "none" else "none",
         "parameters": model.count_params(),
-        "data": run.description,
+        "data": run.describe(entry for entry in run.entries if entry.sample.label in task.labels),
     }
     run.write_json(run.weights / f"{network.name}.json", summary)
     run.plot_history(network.name, history, "epoch", "validation_accuracy")

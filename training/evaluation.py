@@ -74,7 +74,7 @@ def evaluate(
         "judged": judged,
         "seed": run.seed,
         "resamples": metrics.RESAMPLES,
-        **run.description,
+        **run.describe(run.entries),
         "segmenters": [],
         "classifiers": [],
     }

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +26,15 @@ class Run:
     entries: tuple[Entry, ...]
     manifest_sha256: str
 
-    @property
-    def description(self) -> dict[str, Any]:
-        """What the networks were trained on, for reports and cards."""
-        counts = Counter((entry.sample.dataset, entry.split) for entry in self.entries)
+    def describe(self, entries: Iterable[Entry]) -> dict[str, Any]:
+        """Data sets, licences and photographs per split of `entries`: what a network was trained on, for its card."""
+        counts = Counter((entry.sample.dataset, entry.split) for entry in entries)
         return {
             "manifest_sha256": self.manifest_sha256,
             "sets": {
                 name: {"licence": LICENCES.get(name, "not stated")}
                 | {split: counts[name, split] for split in ("train", "validation", "test")}
-                for name in sorted({entry.sample.dataset for entry in self.entries})
+                for name in sorted({name for name, _ in counts})
             },
         }
 

@@ -132,7 +132,7 @@ def train(task: Task, network: Network, entries: list[Entry], run: Run, schedule
         "validation_dice": state["best"]["dice"],
         "threshold_folded": threshold,
         "train_dice": train_dice,
-        "data": run.description,
+        "data": run.describe(entry for entry in entries if entry.sample.vessels is not None),
     }
     run.write_json(run.weights / f"{network.name}.json", summary)
     run.plot_history(network.name, state["history"], "step", "validation_dice")

@@ -81,7 +81,6 @@ def decode(encoded: bytes, at_least: int | None = None) -> Decoded:
         raise UnreadableImage("The file is empty: a JPEG, PNG or TIFF picture was expected; copy it again.")
     try:
         header = Pillow.open(io.BytesIO(encoded), formats=FORMATS)
-        orientation = header.getexif().get(0x0112, 1)
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):
         raise UnreadableImage(f"The picture has more than {MAX_PIXELS:,} pixels: reduce it first.") from None
     except Exception:  # Pillow's readers raise whatever a hostile header makes them raise
@@ -95,6 +94,10 @@ def decode(encoded: bytes, at_least: int | None = None) -> Decoded:
         raise UnreadableImage(
             f"The picture is {width}×{height} pixels; both sides must have at least {MIN_SIDE}: send the original."
         )
+    try:
+        orientation = header.getexif().get(0x0112, 1)  # not earlier: where a PNG has none, Pillow decodes all of it
+    except Exception as error:  # as above
+        raise UnreadableImage(f"The {header.format} picture is damaged or cut off ({error}): copy it again.") from None
     if header.format in ("JPEG", "MPO"):
         picture = _decode_jpeg(encoded, header.mode, at_least)
     else:
