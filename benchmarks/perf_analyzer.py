@@ -54,7 +54,7 @@ def measure(
         *(str(binary), "-m", task, "-u", url.split("//")[1], "-i", "grpc"),
         *("--input-data", str(inputs), "--shape", "image:1", "--concurrency-range", str(concurrency)),
         *("--measurement-mode", "count_windows", "--measurement-request-count", str(count)),
-        *("--percentile", "50", "-f", str(output)),
+        *("--percentile", "50", "--stability-percentage", "25", "-f", str(output)),
     ]
     environment = os.environ | {"LD_LIBRARY_PATH": str(folder)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)

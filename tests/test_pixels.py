@@ -220,3 +220,11 @@ def overlap(one: tuple[int, ...], other: tuple[int, ...]) -> float:
     height = min(one[3], other[3]) - max(one[1], other[1])
     area = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
     return width * height / (sum(area) - width * height)
+
+
+def test_the_brightness_percentile_is_numpys(photographs: list[bytes]) -> None:
+    for photograph in photographs:
+        picture = pixels.decode(photograph).picture
+        brightness, bright = pixels._brightness(picture)
+        assert np.array_equal(brightness, cv2.medianBlur(picture.max(axis=2), 5))
+        assert bright == pytest.approx(float(np.percentile(brightness, 99)), abs=1e-9)

@@ -154,5 +154,8 @@ def environment() -> dict[str, str]:
         "VIRTUAL_ENV": sys.prefix,
         # Steps are parallel by instances: a library that starts its own threads takes another step's core.
         "OMP_NUM_THREADS": "1",
+        # Pictures are freed and allocated anew with every request: keep their pages (measured: −2 to −3 ms of 14).
+        "MALLOC_MMAP_THRESHOLD_": str(64 * 2**20),
+        "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
         "OPENBLAS_NUM_THREADS": "1",
     }

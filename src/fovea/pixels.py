@@ -162,8 +162,7 @@ def field_of_view(picture: Picture) -> tuple[int, int, int, int]:
     height, width = picture.shape[:2]
     scale = max(1.0, max(height, width) / 512)
     small = cv2.resize(picture, (round(width / scale), round(height / scale)), interpolation=cv2.INTER_AREA)
-    brightness = cv2.medianBlur(small.max(axis=2), 5)
-    bright = float(np.percentile(brightness, 99))
+    brightness, bright = _brightness(np.asarray(small, np.uint8))
     if bright < 16:
         raise UnreadableImage("The picture is black: no field of view can be found; take it again.")
     lit = (brightness > bright / 8).astype(np.uint8)
@@ -178,13 +177,27 @@ def field_of_view(picture: Picture) -> tuple[int, int, int, int]:
     )
 
 
+def _brightness(picture: Picture) -> tuple[npt.NDArray[np.uint8], float]:
+    """The largest of red, green and blue, freed of specks, `[height, width]`, and its 99th percentile.
+
+    The percentile is numpy's, linear between ranks, but read off a histogram; the largest channel is taken plane by
+    plane. Both are many times faster so, and this runs for every picture that is served.
+    """
+    red, green, blue = cv2.split(picture)
+    brightness = np.asarray(cv2.medianBlur(cv2.max(cv2.max(red, green), blue), 5), np.uint8)
+    below = cv2.calcHist([brightness], [0], None, [256], [0, 256])[:, 0].cumsum(dtype=np.float64)
+    rank = 0.99 * (brightness.size - 1)
+    low, high = np.searchsorted(below, [np.floor(rank), np.ceil(rank)], side="right")
+    return brightness, float(low + (high - low) * (rank % 1))
+
+
 def lit_disc(picture: Picture) -> npt.NDArray[np.uint8]:
     """The field of view as a plane `[height, width]`: 1 inside the convex outline of the largest lit part, else 0."""
-    brightness = cv2.medianBlur(picture.max(axis=2), 5)
-    bright = (brightness > float(np.percentile(brightness, 99)) / 8).astype(np.uint8)
-    outlines, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    brightness, bright = _brightness(picture)
+    lit = (brightness > bright / 8).astype(np.uint8)
+    outlines, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     hull = cv2.convexHull(max(outlines, key=cv2.contourArea))
-    return np.asarray(cv2.fillConvexPoly(np.zeros_like(bright), hull, (1,)), np.uint8)
+    return np.asarray(cv2.fillConvexPoly(np.zeros_like(lit), hull, (1,)), np.uint8)
 
 
 def _enclosing_square(box: tuple[int, int, int, int]) -> tuple[int, int, int]:
