@@ -139,7 +139,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
             axis.ecdf(
                 values, color=colours[contender], linestyle=styles[concurrency], label=f"{contender} × {concurrency}"
             )
-        axis.set(title=result["task"], xlabel="latency [ms]", ylabel="share of requests", xscale="log")
+        axis.set(title=result["task"], xlabel="latency [ms]", ylabel="share of requests", xlim=(0, None))
         axis.grid(alpha=0.3)
     axes[-1].legend(fontsize="x-small", loc="lower right")
     figure.savefig(path, dpi=110)
