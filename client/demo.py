@@ -16,6 +16,7 @@ from client.batch import Row
 from fovea import phantoms, program
 from fovea.answers import to_source
 from fovea.client import AsyncClient
+from fovea.errors import UsageError
 from fovea.phantoms import Phantom, Signs
 from fovea.server import Server
 from fovea.spec import THRESHOLD, Task
@@ -52,13 +53,16 @@ def show(options: argparse.Namespace) -> int:
 
 def draw_phantoms(folder: Path) -> tuple[list[Path], dict[Path, Phantom]]:
     """Phantoms as JPEG files, every other one with signs of illness; the phantoms themselves know the true vessels."""
-    folder.mkdir(parents=True, exist_ok=True)
     made = {}
     for seed in SEEDS:
         signs = Signs() if seed % 2 else Signs(dots=20, blots=6, exudates=12)
         phantom = phantoms.fundus(seed, signs)
         path = folder / f"phantom-{seed}.jpg"
-        path.write_bytes(phantom.encoded())
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(phantom.encoded())
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written ({error.strerror}): make room, or run it elsewhere.") from None
         made[path] = phantom
     return list(made), made
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,12 @@ def test_a_missing_repository_or_file_is_named(repository: Path, tmp_path: Path)
     (repository / GRAPH).unlink()
     with pytest.raises(ServerError, match=r"model\.onnx is missing: python -m export fundus"):
         Server(repository, ["fundus"]).start()
+
+
+def test_a_temporary_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(ServerError, match=r"absent \(No such file or directory\).*TMPDIR"):
+        Server(REPOSITORY, ["fundus"]).start()
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut off", "garbage"])

@@ -93,8 +93,8 @@ class Server:
             launch.claim(self.ports.http, "HTTP"),
             launch.claim(self.ports.metrics, "metrics"),
         )
-        self._folder = Path(tempfile.mkdtemp(prefix="fovea-"))
         try:
+            self._folder = Path(tempfile.mkdtemp(prefix="fovea-"))
             launch.prepare(self._folder, self.repository, self.tasks)
             with self.log.open("wb") as log:
                 self._process = subprocess.Popen(
@@ -115,6 +115,13 @@ class Server:
             self._await_ready(deadline)
             self._ask_each_task(deadline)
             self._stubs = {process.pid: process.cmdline()[-2].rsplit("_", 2)[0] for process in self._python_stubs()}
+        except OSError as error:
+            self.stop()
+            cause = error.strerror or "no room"  # shutil's own errors have no strerror
+            raise ServerError(
+                f"The server's files cannot be written to {tempfile.gettempdir()} ({cause}): make room there, "
+                "or name another folder in TMPDIR."
+            ) from None
         except BaseException:
             self.stop()
             raise
