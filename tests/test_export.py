@@ -28,7 +28,7 @@ with quiet.native_stderr():
     import keras
 
     from export import __main__ as program
-    from export import from_torch, gradcam, graph, parity, pictures
+    from export import convert, from_torch, gradcam, graph, parity, pictures
     from training import classifier, segmenter
 
 from training.run import Run
@@ -109,7 +109,7 @@ def graphs(
     """Network → finished graph, and the framework's own answer."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return {network.name: program._graph(task, network, weights) for task, network in PAIRS}
+        return {network.name: convert._graph(task, network, weights) for task, network in PAIRS}
 
 
 @pytest.fixture(scope="module")
@@ -209,13 +209,13 @@ def test_a_graph_whose_weights_are_off_is_not_placed_and_the_repository_stays_as
     task: Task, network: Network, weights: Path, placed: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    honest = program._finish
+    honest = convert._finish
 
     def off(t: Task, n: Network, model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         finished = honest(t, n, model, path)
         return perturb(finished) if n.name == network.name else finished
 
-    monkeypatch.setattr(program, "_finish", off)
+    monkeypatch.setattr(convert, "_finish", off)
     before = content(placed)
     code = export(monkeypatch, task, "--weights", weights, "--repository", placed, "--reports", tmp_path)
     said = capsys.readouterr()
@@ -314,7 +314,7 @@ def test_damaged_weights_are_one_sentence_with_their_name(
     file = f"{network.name}.{'pt2' if network.framework == 'torch' else 'keras'}"
     (tmp_path / file).write_bytes(harm((weights / file).read_bytes()))
     with pytest.raises(ExportError, match=rf"{network.name}\..* cannot be read as a .*: train it again") as caught:
-        program._graph(task, network, tmp_path)
+        convert._graph(task, network, tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -334,7 +334,7 @@ def test_weights_of_another_task_are_refused(
     path = tmp_path / f"{network.name}{Path(taken).suffix}"
     path.write_bytes((weights / taken).read_bytes())
     with pytest.raises(ExportError, match=r"another task|should have inputs and outputs") as caught:
-        program._graph(task, network, tmp_path)
+        convert._graph(task, network, tmp_path)
     assert "\n" not in str(caught.value)
 
 

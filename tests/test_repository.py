@@ -203,3 +203,12 @@ def test_a_missing_file_is_named_with_the_command_that_writes_it(task: Task, tmp
     (tmp_path / task.name / "config.pbtxt").unlink()
     with pytest.raises(ServerError, match=rf"{task.name}/config\.pbtxt is missing: python -m export {task.name}"):
         repository.check(task, tmp_path)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 16])
+def test_the_cores_that_configs_were_fitted_to_can_be_read_back(cores: int, tmp_path: Path) -> None:
+    for task in TASKS.values():
+        for name, text in repository.files(task, cores).items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        assert repository.configured_cores(task, tmp_path) == cores

@@ -105,6 +105,12 @@ def files(task: Task, cores: int = CORES) -> dict[str, str]:
     return written
 
 
+def configured_cores(task: Task, repository: Path) -> int:
+    """How many cores the task's CPU configs were fitted to: the instances of its first network."""
+    text = (repository / task.networks[0].name / "config.pbtxt").read_text(encoding="utf-8")
+    return sum(group.count for group in text_format.Parse(text, pb.ModelConfig()).instance_group)
+
+
 def graph_path(repository: Path, network: Network) -> Path:
     return repository / network.name / "1" / "model.onnx"
 

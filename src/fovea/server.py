@@ -5,6 +5,7 @@ As a program, `python -m fovea.server [TASK…]` serves until it is told to stop
 
 import argparse
 import http.client
+import os
 import re
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ import psutil
 from fovea import launch, program
 from fovea.client import Client
 from fovea.errors import ServerError
-from fovea.repository import check
+from fovea.repository import check, configured_cores
 from fovea.tasks import TASKS, task_named
 
 
@@ -254,12 +255,26 @@ def serve(options: argparse.Namespace) -> int:
     )
     print(f"Starting on the {server.hardware.upper()}: {server.why}.", file=sys.stderr)
     with server:
+        _advise(server)
         names = ", ".join(task.name for task in server.tasks)
         print(f"Serving {names} at {server.grpc_url} and {server.http_url}; Ctrl-C stops it.", file=sys.stderr)
         with suppress(KeyboardInterrupt):
             watch(server)
     print("Stopped.", file=sys.stderr)
     return 0
+
+
+def _advise(server: Server) -> None:
+    """Say so when the configs were fitted to another number of cores than this process may use."""
+    here = len(os.sched_getaffinity(0))
+    for task in server.tasks if server.hardware == "cpu" else ():
+        fitted = configured_cores(task, server.repository)
+        if fitted != here:
+            print(
+                f"The configs of {task.name} are fitted to {fitted} cores, here are {here}: "
+                f"python -m export {task.name} --configs --cores {here}",
+                file=sys.stderr,
+            )
 
 
 if __name__ == "__main__":

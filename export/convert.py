@@ -1,0 +1,115 @@
+"""A task's trained networks → finished graphs and cards, each judged against its framework. Needs both frameworks."""
+
+import argparse
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from fovea import quiet
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+with quiet.native_stderr():
+    from export import card, from_keras, from_torch, gradcam, graph, parity, pictures
+from fovea.spec import Heatmap, Network, Task
+
+MESSAGES = Console(stderr=True, highlight=False, soft_wrap=True)
+Stack = npt.NDArray[np.uint8]
+
+
+def convert(task: Task, options: argparse.Namespace) -> dict[str, bytes]:
+    """Every network's graph and card, by path below the repository; raises unless parity holds for all of them."""
+    seen: dict[str, dict[str, Stack]] = {"image": pictures.stacks(task, options.pictures)}
+    lines: list[parity.Line] = []
+    files: dict[str, bytes] = {}
+    for network in task.networks:
+        with MESSAGES.status(f"{network.name}: converting"):
+            model, reference = _graph(task, network, options.weights)
+        with MESSAGES.status(f"{network.name}: measuring parity"):
+            inputs = seen[network.reads]
+            judged = list(parity.measure(network, model, reference, inputs))
+            lines += judged
+            if network.masks:
+                for stack in inputs.values():
+                    parity.check_rounding(network, model, from_torch.PROBABILITY, stack)
+                seen |= {mask.name: _answers(model, network, mask.name, inputs) for mask in network.masks}
+        content = model.SerializeToString()
+        folder = f"{network.name}"
+        files[f"{folder}/1/model.onnx"] = content
+        facts = card.facts(task, network, model, content, judged, options.weights, options.reports)
+        files[f"{folder}/card.json"] = card.as_json(facts)
+        files[f"{folder}/card.md"] = card.as_markdown(facts)
+    Console().print(table(lines))
+    parity.enforce(lines)
+    return files
+
+
+def _graph(
+    task: Task, network: Network, weights: Path
+) -> tuple[onnx.ModelProto, Callable[[Stack], Mapping[str, npt.NDArray[np.float32]]]]:
+    """The finished graph, and the framework's own answer to compare it with."""
+    if network.framework == "torch":
+        path = weights / f"{network.name}.pt2"
+        module = from_torch.load(path)
+
+        def answer_torch(stack: Stack) -> Mapping[str, npt.NDArray[np.float32]]:
+            with torch.no_grad():
+                return {from_torch.PROBABILITY: module(torch.from_numpy(stack)).numpy()}
+
+        return _finish(task, network, from_torch.convert(task, network, path), path), answer_torch
+    path = weights / f"{network.name}.keras"
+    model = from_keras.load(task, network, path)
+    explained = any(isinstance(answer, Heatmap) for answer in network.answers)
+
+    def answer_keras(stack: Stack) -> Mapping[str, npt.NDArray[np.float32]]:
+        answers = {"probabilities": np.asarray(model(stack, training=False))}
+        return answers | ({"heatmap": gradcam.by_gradient(model, stack)} if explained else {})
+
+    return _finish(task, network, from_keras.convert(task, network, path), path), answer_keras
+
+
+def _finish(task: Task, network: Network, model: onnx.ModelProto, weights: Path) -> onnx.ModelProto:
+    metadata = {
+        "fovea.task": task.name,
+        "fovea.network": network.name,
+        "fovea.weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "fovea.use": "research use, not a medical device",
+    }
+    return graph.finish(model, task, network, metadata)
+
+
+def _answers(model: onnx.ModelProto, network: Network, mask: str, inputs: Mapping[str, Stack]) -> dict[str, Stack]:
+    probe = parity.session(model)
+    return {
+        source: np.concatenate([probe.run([mask], {network.reads: row[None]})[0] for row in stack])
+        for source, stack in inputs.items()
+    }
+
+
+def table(lines: list[parity.Line]) -> Table:
+    drawn = Table(title="parity: |onnx − framework|", box=None, title_justify="left", pad_edge=False)
+    for name in ("network", "output", "pictures"):
+        drawn.add_column(name)
+    for name in ("batch", "largest", "allowed"):
+        drawn.add_column(name, justify="right")
+    drawn.add_column("")
+    for line in lines:
+        allowed = f"{line.tolerance.atol:g}" + (f" + {line.tolerance.rtol:g}·|v|" if line.tolerance.rtol else "")
+        verdict = "holds" if line.holds else "[red]broken[/red]"
+        drawn.add_row(
+            line.network,
+            line.output,
+            f"{line.count} {line.pictures}",
+            str(line.batch),
+            f"{line.worst:.1e}",
+            allowed,
+            verdict,
+        )
+    return drawn
