@@ -105,14 +105,10 @@ def test_committed_results_are_complete_and_answer_for_the_committed_graphs() ->
         assert result["environment"]["sha256"] == now, "the networks or configs changed: make bench"
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_served_throughput_is_at_least_nine_tenths_of_in_process(task: str) -> None:
-    """The committed measurement, each at the concurrency that is best for it."""
+def test_retina_over_grpc_reaches_nine_tenths_of_in_process() -> None:
+    """The committed measurement, each at the concurrency that is best for it. `fundus` does not: see the README."""
     results = {result["task"]: result for result in report.load(ROOT / "benchmarks" / "results")}
     best: dict[str, float] = {}
-    for line in report.lines(results[task]):
+    for line in report.lines(results["retina"]):
         best[line.contender] = max(best.get(line.contender, 0), line.images_per_s)
-    if task == "retina":
-        assert best["gRPC"] >= 0.9 * best["in process"]
-    else:
-        assert best["gRPC"] > 0
+    assert best["gRPC"] >= 0.9 * best["in process"]
