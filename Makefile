@@ -2,22 +2,41 @@
 FITS := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))'
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c $(FITS) 2>/dev/null && echo $$p && break; done)
 TASKS ?=
+TASK ?= retina
 IMAGES ?=
 HARDWARE ?= auto
+REPOSITORY ?= model_repository
+ALL_TASKS := retina fundus glaucoma oct glomeruli artery
+PROFILE ?= real
+PHANTOM := $(filter phantom,$(PROFILE))
+PLACE ?= $(if $(PHANTOM),out/phantom/)
+DATA ?= $(PLACE)data
+COUNT ?= 80
+COUNT_artery := 160
+SHORT := --weights none --epochs 25 --steps 300
+KEPT = $(if $(PHANTOM),--out $(PLACE)training/$*) --into $(PLACE)weights
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo serve test test-slow check fix bench clean
+.PHONY: help demo serve models test test-slow check fix bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: .venv/.serving ## start the server, ask it about phantoms (or IMAGES=folder), draw overlays in out/demo/
-	@$(BIN)/python -m client.demo $(IMAGES)
+demo: .venv/.serving ## start the server, ask it about phantoms (or IMAGES=folder), draw overlays (TASK=retina)
+	@$(BIN)/python -m client.demo --task $(TASK) $(IMAGES)
 
-serve: .venv/.serving ## serve on 127.0.0.1 until Ctrl-C (TASKS="retina fundus", HARDWARE=auto|cpu|gpu)
-	@$(BIN)/python -m fovea.server --hardware $(HARDWARE) $(TASKS)
+serve: .venv/.serving ## serve on 127.0.0.1 until Ctrl-C (TASKS="retina oct", HARDWARE=auto|cpu|gpu, REPOSITORY=…)
+	@$(BIN)/python -m fovea.server --repository $(REPOSITORY) --hardware $(HARDWARE) $(TASKS)
+
+models: $(addprefix model-,$(or $(TASKS),$(ALL_TASKS))) ## train, judge and export TASKS: on DATA, or PROFILE=phantom
+
+model-%: .venv/.complete
+	$(if $(PHANTOM),@$(BIN)/python -m training.phantoms $(DATA)/$* --task $* --count $(or $(COUNT_$*),$(COUNT)))
+	@$(BIN)/python -m training $* --data $(DATA)$(if $(PHANTOM),/$* $(SHORT)) $(KEPT)
+	@$(BIN)/python -m training $* --evaluate $(DATA)$(if $(PHANTOM),/$*) $(KEPT) --reports $(PLACE)reports
+	@$(BIN)/python -m export $* --weights $(PLACE)weights --reports $(PLACE)reports --repository $(PLACE)model_repository
 
 test: .venv/.complete ## run the tests
 	@$(BIN)/python -m pytest -q -m "not slow and not gpu"

@@ -64,7 +64,8 @@ def bench(options: argparse.Namespace) -> int:
 
 async def measure(task: Task, options: argparse.Namespace) -> dict[str, Any]:
     """Every contender at every concurrency, `rounds` times in rotating order, on the same distinct pictures."""
-    pictures = [phantoms.fundus(seed).encoded() for seed in range(PICTURES)]
+    pictures = [phantoms.encoded(task.modalities[0], seed) for seed in range(PICTURES)]
+    kind = {"png": "PNG", "jpg": "JPEG"}[phantoms.suffix(task.modalities[0])]
     with Server(REPOSITORY, [task.name]) as server:
         async with AsyncExitStack() as stack:
             limit = await stack.enter_async_context(InProcess(task, REPOSITORY))
@@ -79,7 +80,7 @@ async def measure(task: Task, options: argparse.Namespace) -> dict[str, Any]:
         "task": task.name,
         "date": time.strftime("%Y-%m-%d"),
         "settings": {
-            "pictures": f"{PICTURES} distinct phantoms, seeds 0 to {PICTURES - 1}, JPEG",
+            "pictures": f"{PICTURES} distinct phantoms, seeds 0 to {PICTURES - 1}, {kind}",
             "warm_up_requests": WARM_UP,
             "requests_per_round": options.requests,
             "rounds": options.rounds,

@@ -127,8 +127,10 @@ def write(results: Sequence[dict[str, Any]], folder: Path, readme: Path) -> None
 
 def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Per task: the cumulative distribution of every sample's latency, at each concurrency."""
-    figure = Figure(figsize=(5 * len(results), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(results), squeeze=False)[0]
+    columns = min(3, len(results))
+    rows = -(-len(results) // columns)
+    figure = Figure(figsize=(5 * columns, 3.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()[: len(results)]
     colours = {LIMIT: "0.4", "gRPC": "tab:blue", "HTTP": "tab:orange"}
     styles = {1: "-", 2: "--", 4: ":"}
     for axis, result in zip(axes, results, strict=True):

@@ -31,6 +31,17 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="picture files, or folders of them")
     parser.add_argument("--url", default="grpc://127.0.0.1:8001", help="grpc://host:port or http://host:port")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every row, the failed ones too")
+    parser.add_argument(
+        "--evaluation",
+        type=Path,
+        metavar="FILE",
+        help="write name,ground_truth (the answered class), and beside it FILE's stem + .full.csv with every column",
+    )
+    parser.add_argument(
+        "--operating-point",
+        metavar="NAME",
+        help="decide by a threshold stored with the model (screening, balanced, confirmation)",
+    )
     parser.add_argument("--overlay", type=Path, metavar="FOLDER", help="draw each answer on its photograph, as PNG")
     parser.add_argument("--json", action="store_true", help="one JSON object per picture on stdout, as they finish")
     parser.add_argument("--concurrency", type=int, default=4, help="pictures in flight at once (4)")
@@ -49,8 +60,15 @@ def ask(options: argparse.Namespace) -> int:
     files = batch.find(options.images)
     if options.concurrency < 1 or options.timeout <= 0:
         raise UsageError("--concurrency and --timeout must be greater than zero.")
-    if options.csv:
-        _check(options.csv)
+    written = [path for path in (options.csv, options.evaluation) if path]
+    if options.evaluation:
+        written.append(_full(options.evaluation))
+        if not task.labels:
+            raise UsageError(f"Task {task.name} answers no class: --evaluation has nothing to write.")
+    if len({path.resolve() for path in written}) < len(written):
+        raise UsageError("--csv and --evaluation would write the same file: choose another name for one of them.")
+    for path in written:
+        _check(path)
     rows = asyncio.run(_rows(task, files, options))
     failed = [row for row in rows if row.answer is None]
     if not options.json:
@@ -60,6 +78,9 @@ def ask(options: argparse.Namespace) -> int:
             MESSAGES.print(f"{row.file}: {row.reason}", markup=False)
     if options.csv:
         _write(options.csv, batch.to_csv(task, rows))
+    if options.evaluation:
+        _write(_full(options.evaluation), batch.to_csv(task, rows))
+        _write(options.evaluation, batch.to_evaluation(rows, options.images))
     if len(rows) < len(files):
         MESSAGES.print(f"Interrupted: {len(rows)} of {len(files)} pictures were answered.")
         return 130
@@ -72,10 +93,11 @@ async def _rows(task: Task, files: list[Path], options: argparse.Namespace) -> l
     columns = (TextColumn(task.name), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
     try:
         async with AsyncClient(options.url, options.timeout) as client:
-            await client.check(task)
+            await client.check(task, operating_point=options.operating_point)
             with Progress(*columns, console=MESSAGES, transient=True, disable=not MESSAGES.is_terminal) as bar:
                 line = bar.add_task(task.name, total=len(files))
-                async for position, row in batch.ask(client, task, files, options.concurrency, options.overlay):
+                asked = batch.ask(client, task, files, options.concurrency, options.overlay, options.operating_point)
+                async for position, row in asked:
                     rows[position] = row
                     bar.advance(line)
                     if options.json:
@@ -107,6 +129,11 @@ def table(task: Task, rows: list[Row]) -> Table:
 def _plain(name: str) -> Text:
     """A file's name, neither markup nor emoji; what is no UTF-8 in it becomes a question mark."""
     return Text(name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+
+
+def _full(evaluation: Path) -> Path:
+    """The CSV with every column that lies beside an evaluation."""
+    return evaluation.with_name(f"{evaluation.stem}.full.csv")
 
 
 def _check(path: Path) -> None:

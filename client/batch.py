@@ -52,7 +52,12 @@ def find(paths: Sequence[Path]) -> list[Path]:
 
 
 async def ask(
-    client: AsyncClient, task: Task, files: Sequence[Path], concurrency: int, overlays: Path | None
+    client: AsyncClient,
+    task: Task,
+    files: Sequence[Path],
+    concurrency: int,
+    overlays: Path | None,
+    operating_point: str | None = None,
 ) -> AsyncIterator[tuple[int, Row]]:
     """Ask about every file, `concurrency` at a time; yields (position, row) as they finish.
 
@@ -69,7 +74,7 @@ async def ask(
         async with limit:
             try:
                 encoded = await asyncio.to_thread(read, file)
-                answer = await client.ask(task, encoded)
+                answer = await client.ask(task, encoded, operating_point=operating_point)
                 picture = overlays / names[position] if overlays else None
                 return position, await asyncio.to_thread(_finish, file, encoded, answer, picture)
             except UsageError:
@@ -118,7 +123,7 @@ def _overlay_names(files: Sequence[Path], overlays: Path | None) -> list[str]:
 def columns(task: Task) -> list[str]:
     """The CSV's header."""
     shares = [f"{mask.name}_percent" for mask in task.masks]
-    classes = ["label", "probability", *task.labels] if task.labels else []
+    classes = ["label", "probability", "operating_point", *task.labels] if task.labels else []
     return ["file", "status", "reason", *classes, *shares, "milliseconds"]
 
 
@@ -128,7 +133,8 @@ def cells(row: Row) -> list[str]:
     if row.answer is None:
         return start
     probabilities = [] if row.answer.probabilities is None else row.answer.probabilities.tolist()
-    top = [] if row.answer.probability is None else [row.answer.label or "", f"{row.answer.probability:.6f}"]
+    point = row.answer.operating_point[0] if row.answer.operating_point else ""
+    top = [] if row.answer.probability is None else [row.answer.label or "", f"{row.answer.probability:.6f}", point]
     shares = [f"{100 * value:.2f}" for _, value in row.shares]
     return [*start, *top, *(f"{p:.6f}" for p in probabilities), *shares, f"{row.answer.latency_ms:.1f}"]
 
@@ -141,6 +147,22 @@ def to_csv(task: Task, rows: Sequence[Row]) -> str:
     for row in rows:
         filled = cells(row)
         table.writerow(filled + [""] * (len(header) - len(filled)))
+    return lines.getvalue()
+
+
+def to_evaluation(rows: Sequence[Row], paths: Sequence[Path]) -> str:
+    """`name,ground_truth`: the picture below the folder it was found in, and the answered class.
+
+    The column is called ground_truth by those who read such files; a picture without an answer has it empty.
+    """
+    lines = io.StringIO()
+    table = csv.writer(lines, lineterminator="\n")
+    table.writerow(("name", "ground_truth"))
+    folders = [path for path in paths if path.is_dir()]
+    for row in rows:
+        home = next((folder for folder in folders if row.file.is_relative_to(folder)), row.file.parent)
+        label = row.answer.label if row.answer else None
+        table.writerow((row.file.relative_to(home).as_posix(), label or ""))
     return lines.getvalue()
 
 

@@ -20,6 +20,8 @@ CYAN, WHITE = (0, 230, 255), (255, 255, 255)
 def draw(encoded: bytes, answer: Answer) -> pixels.Picture:
     """The photograph with masks outlined in cyan, the heat map from dark to yellow, and the answer below it.
 
+    The heat map is left out where an operating point decided against the class that it explains.
+
     Returns:
         uint8 `[height, width, 3]` RGB, at most `LONGEST` pixels on the longer side, a caption added below.
     """
@@ -29,7 +31,7 @@ def draw(encoded: bytes, answer: Answer) -> pixels.Picture:
     drawn = cv2.resize(decoded.picture, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
     if answer.frame is not None:
         frame = pixels.Frame(*(round(edge * scale) for edge in answer.frame))
-        if answer.heatmap is not None:
+        if answer.heatmap is not None and (answer.explained or answer.label is None):
             drawn = _tint(drawn, to_source(answer.heatmap, frame, width, height))
         for mask in answer.masks.values():
             inside = (to_source(mask, frame, width, height) >= THRESHOLD).astype(np.uint8)
@@ -63,6 +65,8 @@ def _tint(picture: pixels.Picture, heat: npt.NDArray[np.float32]) -> pixels.Pict
 
 def _caption(picture: pixels.Picture, answer: Answer) -> pixels.Picture:
     text = answer.task.name if answer.label is None else f"{answer.label}  {answer.probability:.2f}"
+    if answer.operating_point is not None:
+        text += f"  ({answer.operating_point[0]})"
     size = max(picture.shape[1] / 1000, 0.4)
     bar = np.zeros((round(44 * size), picture.shape[1], 3), np.uint8)
     baseline = round(30 * size)

@@ -40,12 +40,13 @@ def export(options: argparse.Namespace) -> int:
     task = task_named(options.task)
     if options.cores < 1:
         raise UsageError("--cores must be at least 1.")
-    configs = {name: text.encode() for name, text in repository.files(task, options.cores).items()}
     networks: dict[str, bytes] = {}
+    points = repository.operating_points(task, options.repository)
     if not options.configs:
         from export.convert import convert  # the frameworks, which a machine that only serves does not have
 
-        networks = convert(task, options)
+        networks, points = convert(task, options)
+    configs = {name: text.encode() for name, text in repository.files(task, options.cores, points).items()}
     place(options.repository, configs | networks)
     names = ", ".join(repository.models(task))
     print(f"Placed {names} in {options.repository}.", file=sys.stderr)

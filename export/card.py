@@ -15,6 +15,8 @@ from export.parity import Line
 from fovea.spec import Network, Task
 
 PACKAGES = ("torch", "tensorflow-cpu", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy", "opencv-python-headless")
+CONFOUNDED_ABOVE = 0.8
+"""A probe that sees nothing diagnostic and passes this macro AUC knows the camera."""
 USE = "Research use. Not a medical device: no decision about a person may rest on it."
 
 
@@ -52,9 +54,12 @@ def facts(
         "tensors": {name: [kind, list(shape)] for name, (kind, shape) in graph.declared(task, network).items()},
         "normalisation": "inside the graph: inputs are uint8, 0 to 255",
         "preprocessing": {"side": task.image.side, "crop": task.image.crop, "equalisation": task.image.equalisation},
+        "temperature": (training or {}).get("temperature"),
+        "operating_points": (training or {}).get("operating_points", []),
         "training": training,
         "evaluation": current and current | {name: report[name] for name in ("judged", "resamples")},
         "confounds": report.get("confounds") if current and not network.masks else None,
+        "shared_patients": report.get("shared_patients") if current else None,
         "parity": [
             {"output": x.output, "pictures": x.pictures, "count": x.count, "batch": x.batch, "largest": x.worst}
             for x in lines
@@ -106,7 +111,6 @@ def _training(training: dict[str, Any] | None) -> list[str]:
         [name, sizes["licence"], sizes["train"], sizes["validation"], sizes["test"]]
         for name, sizes in training["data"]["sets"].items()
     ]
-    schedule = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in training["schedule"].items())
     folded = (
         f" The threshold {training['threshold_folded']:.3f}, best on the training photographs, is folded into the "
         "head: 0.5 is the operating point."
@@ -115,14 +119,56 @@ def _training(training: dict[str, Any] | None) -> list[str]:
     )
     return [
         "## Training",
-        f"{training['framework']}, seed {training['seed']}; {schedule}.{folded} Photographs by patient-wise split "
-        f"(manifest SHA-256 `{training['data']['manifest_sha256'][:16]}…`):",
+        f"{training['framework']}, seed {training['seed']}; {_schedule(training)}.{folded} Pictures as split in "
+        f"the manifest (SHA-256 `{training['data']['manifest_sha256'][:16]}…`):",
         _table(["data set", "licence", "train", "validation", "test"], rows),
         *(
             ["One of these sets is for research only, and so are these weights."]
             if any("research" in str(row[1]) for row in rows)
             else []
         ),
+        *_operation(training),
+    ]
+
+
+def _schedule(training: dict[str, Any]) -> str:
+    if "schedule" in training:
+        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in training["schedule"].items())
+    recipe = training["recipe"]
+    stages = "; then ".join(
+        f"{stage['epochs']} epochs of Adam at {stage['rate']:g}" + _learning(stage["trains"])
+        for stage in training["stages"]
+    )
+    return (
+        f"trunk {recipe['trunk']}, started from {training['start']}; {stages} at most, of which {training['epochs']} "
+        f"were run; batches of {recipe['batch']}; loss {recipe['loss']}; the epoch with the lowest validation loss"
+        + (f"; pictures prepared by {training['preparation']}" if training.get("preparation", "none") != "none" else "")
+    )
+
+
+def _learning(trains: int | None) -> str:
+    if trains is None:
+        return ""
+    return f" on the head and the trunk's last {trains} layers" if trains else " on the head alone"
+
+
+def _operation(training: dict[str, Any]) -> list[str]:
+    """Temperature and operating points of a classifier."""
+    if "temperature" not in training:
+        return []
+    said = f"The temperature {training['temperature']:.3f}, fitted on the validation split, is folded into the network."
+    points = training["operating_points"]
+    if not points:
+        return ["## Operating points", said, "None: the validation split did not show both sick and healthy."]
+    rows = [
+        [point["name"], f"{point['threshold']:.4f}", f"{point['sensitivity']:.3f}", f"{point['specificity']:.3f}"]
+        for point in points
+    ]
+    return [
+        "## Operating points",
+        f"{said} Something is found where 1 − P(healthy class) reaches the threshold; chosen on the validation split "
+        f"({points[0]['positives']} with, {points[0]['negatives']} without), where sensitivity and specificity were:",
+        _table(["name", "threshold", "sensitivity", "specificity"], rows),
     ]
 
 
@@ -150,21 +196,24 @@ def _evaluation(evaluation: dict[str, Any] | None) -> list[str]:
             ", ".join(row["sets"]),
             f"{row['photographs']} ({row['patients']})",
             _figure(row["accuracy"]),
-            *(_figure(row["macro"][name]) for name in ("precision", "recall", "f1", "auc")),
+            *(_figure(row["macro"][name]) for name in ("precision", "recall", "f1", "auc", "average_precision")),
             ", ".join(row["absent"]) or "none",
         ]
         for row in evaluation["rows"]
     ]
-    names = ["data", "photographs (patients)", "accuracy", "precision", "recall", "F1", "AUC, one against the rest"]
+    names = ["data", "pictures (patients)", "accuracy", "precision", "recall", "F1", "AUC", "AUC of precision, recall"]
     every = evaluation["rows"][-1]
     per_class = [
-        [label, *(_figure(v[n]) for n in ("precision", "recall", "auc"))] for label, v in every["by_class"].items()
+        [label, *(_figure(v[n]) for n in ("precision", "recall", "auc", "sensitivity_at_95"))]
+        for label, v in every["by_class"].items()
     ]
     return [
         "## Evaluation",
-        f"Macro averages. {head}",
+        f"Macro averages of one class against the rest. {head}",
         _table([*names, "absent classes"], rows),
-        _table(["class (all data)", "precision", "recall", "AUC"], per_class),
+        _table(["class (all data)", "precision", "recall", "AUC", "sensitivity at 95 % specificity"], per_class),
+        f"Calibration error (15 bins) {evaluation['calibration_error']['before']:.3f} before the temperature, "
+        f"{evaluation['calibration_error']['after']:.3f} with it.",
     ]
 
 
@@ -173,7 +222,9 @@ def _limits(card: dict[str, Any]) -> list[str]:
     side = card["preprocessing"]["side"]
     blocks = [
         "## Known limits",
-        f"It sees {side} × {side} pixels of the field of view: what is thinner than one of those is lost, which the "
+        *([card["training"]["recipe"]["caveat"]] if (card["training"] or {}).get("recipe", {}).get("caveat") else []),
+        *([card["shared_patients"]] if card["shared_patients"] else []),
+        f"It sees {side} × {side} pixels: what is thinner than one of those is lost, which the "
         "figures at native resolution, where there are any, show. Other cameras, populations and illnesses than those "
         "of the sets above are untried. It does not say when a photograph is unfit to be judged.",
     ]
@@ -185,10 +236,12 @@ def _confounds(confounds: dict[str, Any] | None) -> list[str]:
         return []
     every = {row["seen"]: row for row in confounds["rows"]}  # the last row of each kind is over all sets
     rows = [[seen, _figure(row["macro"]["auc"])] for seen, row in every.items()]
+    told = "How well the class can be told from what holds no diagnosis, by logistic regression on the same split:"
+    if not any(row["macro"]["auc"] and row["macro"]["auc"]["value"] > CONFOUNDED_ABOVE for row in every.values()):
+        return [told, _table(["seen", "macro AUC"], rows)]
     return [
         "**Class and camera are confounded.** Each class comes mostly from one camera, so that a network may recognise "
-        "the camera. How well the class can be told from what holds no diagnosis, by logistic regression on the same "
-        "split:",
+        f"the camera. {told}",
         _table(["seen", "macro AUC"], rows),
         "A figure above that is no better than these says nothing about disease. A photograph from another camera, of "
         "another population or with an illness that is none of the classes gets an answer all the same.",

@@ -2,8 +2,10 @@
 
 import argparse
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +20,22 @@ from fovea import quiet
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with quiet.native_stderr():
     from export import card, from_keras, from_torch, gradcam, graph, parity, pictures
+from fovea.errors import ExportError
 from fovea.spec import Heatmap, Network, Task
 
 MESSAGES = Console(stderr=True, highlight=False, soft_wrap=True)
 Stack = npt.NDArray[np.uint8]
 
 
-def convert(task: Task, options: argparse.Namespace) -> dict[str, bytes]:
-    """Every network's graph and card, by path below the repository; raises unless parity holds for all of them."""
+def convert(task: Task, options: argparse.Namespace) -> tuple[dict[str, bytes], dict[str, float]]:
+    """Every network's graph and card, by path below the repository, and the thresholds stored with the classifier.
+
+    Raises:
+        ParityError: an output of any network is not what its framework answers.
+    """
     seen: dict[str, dict[str, Stack]] = {"image": pictures.stacks(task, options.pictures)}
     lines: list[parity.Line] = []
+    points: dict[str, float] = {}
     files: dict[str, bytes] = {}
     for network in task.networks:
         with MESSAGES.status(f"{network.name}: converting"):
@@ -44,11 +52,12 @@ def convert(task: Task, options: argparse.Namespace) -> dict[str, bytes]:
         folder = f"{network.name}"
         files[f"{folder}/1/model.onnx"] = content
         facts = card.facts(task, network, model, content, judged, options.weights, options.reports)
+        points |= {point["name"]: point["threshold"] for point in facts["operating_points"]}
         files[f"{folder}/card.json"] = card.as_json(facts)
         files[f"{folder}/card.md"] = card.as_markdown(facts)
     Console().print(table(lines))
     parity.enforce(lines)
-    return files
+    return files, points
 
 
 def _graph(
@@ -65,14 +74,37 @@ def _graph(
 
         return _finish(task, network, from_torch.convert(task, network, path), path), answer_torch
     path = weights / f"{network.name}.keras"
+    _check_record(task, network, path)
     model = from_keras.load(task, network, path)
     explained = any(isinstance(answer, Heatmap) for answer in network.answers)
 
     def answer_keras(stack: Stack) -> Mapping[str, npt.NDArray[np.float32]]:
-        answers = {"probabilities": np.asarray(model(stack, training=False))}
+        answers = {"probabilities": np.asarray(from_keras.both(model(stack, training=False)))}
         return answers | ({"heatmap": gradcam.by_gradient(model, stack)} if explained else {})
 
     return _finish(task, network, from_keras.convert(task, network, path), path), answer_keras
+
+
+def _check_record(task: Task, network: Network, path: Path) -> None:
+    """A network that is served otherwise than trained would answer wrongly, and nobody would notice."""
+    record = path.with_suffix(".json")
+    if not path.exists() or not record.exists():
+        return
+    made = json.loads(record.read_text(encoding="utf-8"))
+    seen = made.get("image", asdict(task.image))
+    if seen != asdict(task.image):
+        raise ExportError(
+            f"{path} was trained on pictures prepared as {seen}; task {task.name} declares {asdict(task.image)}: train "
+            "it again as declared, or declare it in tasks.py as it was trained."
+        )
+    if (made["network"], made.get("labels", list(task.labels))) != (network.name, list(task.labels)):
+        raise ExportError(
+            f"{record} is about {made['network']} with the classes {', '.join(made.get('labels', ()))}; task "
+            f"{task.name} declares {network.name} with {', '.join(task.labels)}: it was trained for another task."
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if made.get("weights_sha256", digest) != digest:
+        raise ExportError(f"{record} is about another training than {path}: put the two of one training there.")
 
 
 def _finish(task: Task, network: Network, model: onnx.ModelProto, weights: Path) -> onnx.ModelProto:

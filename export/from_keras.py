@@ -1,6 +1,7 @@
 """Keras → ONNX: a classifier becomes a graph that answers probabilities and an exact Grad-CAM of its top class."""
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import onnx
@@ -23,12 +24,19 @@ def load(task: Task, network: Network, path: Path) -> keras.Model:
     except Exception as error:  # as in from_torch: a damaged archive raises anything
         raise ExportError(f"{path} cannot be read as a Keras model ({type(error).__name__}): train it again.") from None
     expected = (None, *task.input_shape(network)), (None, len(task.labels))
-    if (model.input_shape, model.output_shape) != expected:
+    # One sigmoid is an answer about two labels.
+    wide = (None, 2) if model.output_shape == (None, 1) else model.output_shape
+    if (model.input_shape, wide) != expected:
         raise ExportError(
             f"{path} sees {model.input_shape} and answers {model.output_shape}; task {task.name} declares "
             f"{expected[0]} and {expected[1]}: it was trained for another task."
         )
     return model
+
+
+def both(answer: Any) -> Any:
+    """One sigmoid `[batch, 1]` as the probabilities of both labels `[batch, 2]`; a softmax as it is."""
+    return keras.ops.concatenate([1.0 - answer, answer], axis=1) if answer.shape[1] == 1 else answer
 
 
 def convert(task: Task, network: Network, path: Path) -> onnx.ModelProto:
@@ -43,7 +51,7 @@ def convert(task: Task, network: Network, path: Path) -> onnx.ModelProto:
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs: dict[str, tf.Tensor] = model(image, training=False)
-        return outputs
+        return outputs | {"probabilities": both(outputs["probabilities"])}
 
     converted, _ = tf2onnx.convert.from_function(answer, input_signature=signature, opset=graph.OPSET)
     assert isinstance(converted, onnx.ModelProto)

@@ -21,7 +21,7 @@ def stacks(task: Task, folders: Sequence[Path]) -> dict[str, npt.NDArray[np.uint
     Raises:
         UsageError: a folder holds no picture, or one of the chosen pictures cannot be read.
     """
-    made = [phantoms.fundus(seed).encoded() for seed in range(PHANTOMS)]
+    made = [phantoms.encoded(task.modalities[0], seed) for seed in range(PHANTOMS)]
     found = {"phantoms": np.stack([pixels.preprocess(encoded, task.image)[0] for encoded in made])}
     files = [file for folder in folders for file in sorted(folder.glob("*")) if file.suffix.lower() in SUFFIXES]
     if folders and not files:

@@ -9,7 +9,7 @@ import cv2
 from fovea import phantoms
 from fovea.spec import Heatmap, Image, Mask, Network, Task
 from fovea.tasks import FUNDUS_LABELS, TASKS
-from training import datasets, splits
+from training import sources, splits
 from training.run import Run
 
 SIDE = 64
@@ -53,7 +53,7 @@ def write_phantoms(root: Path, count: int = 24, labels: Sequence[str] = FUNDUS_L
 
 def new_run(data: Path, out: Path) -> Run:
     """A run on the phantoms in `data` that leaves everything below `out`."""
-    return Run(out, out / "weights", 7, tuple(splits.assign(datasets.read(data), seed=7)), "0" * 64)
+    return Run(out, out / "weights", 7, tuple(splits.assign(sources.read(data, RETINA), seed=7)), "0" * 64)
 
 
 def names(folder: Path) -> set[str]:

@@ -189,3 +189,35 @@ def test_a_mask_of_another_resolution_than_the_picture_has_the_same_share() -> N
     small[:64] = 255
     task = replace(RETINA, image=Image(side=512, crop="field_of_view"))
     assert share(small, encoded, task) == pytest.approx(share(small.repeat(4, 0).repeat(4, 1), encoded, task), abs=0.01)
+
+
+POINT = ("screening", 0.4)
+
+
+def at(point: tuple[str, float] | None, *probabilities: float) -> Answer:
+    return replace(answer(*probabilities), operating_point=point)
+
+
+def test_an_operating_point_decides_between_healthy_and_the_likeliest_finding() -> None:
+    """The labels are DiabeticRetinopathy, Glaucoma, Myopia, Normal."""
+    found = at(POINT, 0.1, 0.25, 0.1, 0.55)
+    assert found.label == "Glaucoma"
+    assert found.probability == pytest.approx(0.25)
+    assert at(None, 0.1, 0.25, 0.1, 0.55).label == "Normal"
+    healthy = at(("confirmation", 0.9), 0.1, 0.45, 0.2, 0.25)
+    assert healthy.label == "Normal"
+    assert healthy.probability == pytest.approx(0.25)
+    assert at(None, 0.1, 0.45, 0.2, 0.25).label == "Glaucoma"
+
+
+def test_a_score_on_the_threshold_is_a_finding_and_json_says_what_decided() -> None:
+    edge = replace(answer(0.25, 0.0, 0.0, 0.75), operating_point=("balanced", 0.25))
+    assert edge.label == "DiabeticRetinopathy"
+    value = json.loads(json.dumps(edge.json()))
+    assert (value["operating_point"], value["threshold"], value["score"]) == ("balanced", 0.25, 0.25)
+    assert "operating_point" not in answer(0.25, 0.0, 0.0, 0.75).json()
+
+
+def test_without_probabilities_an_operating_point_decides_nothing() -> None:
+    bare = Answer(RETINA, operating_point=POINT)
+    assert (bare.label, bare.probability, bare.score) == (None, None, None)

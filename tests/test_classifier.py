@@ -18,6 +18,8 @@ from fovea.errors import TrainingError
 from fovea.spec import Heatmap, Network, Task
 from fovea.tasks import FUNDUS_LABELS, TASKS
 from training import segmenter, vessels
+from training.inputs import network_inputs, stored_inputs
+from training.recipes import Augmentation, recipe_for
 from training.run import Run
 from training.splits import Entry, Split
 from training.unet import UNet
@@ -26,7 +28,7 @@ with quiet.native_stderr():
     import keras
     import tensorflow as tf
 
-    from training import classifier
+    from training import augmentation, batches, classifier
 
 NAME = "retina_classifier"
 pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config")  # data sets are traced all the same
@@ -72,7 +74,7 @@ def run(folder: Path, tmp_path: Path, eagerly: None, monkeypatch: pytest.MonkeyP
     def drawn(_task: Task, _network: Network, entries: Sequence[Entry], _weights: Path) -> npt.NDArray[np.uint8]:
         return np.stack([case.vessels[..., None] for case in vessels.load(entries, RETINA.image)])
 
-    monkeypatch.setattr(classifier, "network_inputs", drawn)
+    monkeypatch.setattr(batches, "stored_inputs", lambda t, n, entries, *_: drawn(t, n, entries, Path()))
     return new_run(folder, tmp_path)
 
 
@@ -113,10 +115,10 @@ every_classifier = pytest.mark.parametrize(
 
 @every_classifier
 def test_a_network_is_built_with_the_declared_heat_map_and_classes(task: Task, network: Network) -> None:
-    schedule = classifier.SCHEDULES["image" if network.reads == "image" else "mask"]
-    model = classifier.build(task, network, "none", schedule)
+    recipe = recipe_for(network)
+    model = classifier.build(task, network, "none", recipe)
     assert model.input_shape == (None, *task.input_shape(network))
-    assert model.output_shape == (None, len(task.labels))
+    assert model.output_shape == (None, 1 if recipe.loss == "binary" else len(task.labels))
     assert model.input.dtype == "uint8"
     (pool,) = [layer for layer in model.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
     assert task.heatmap is not None
@@ -128,12 +130,14 @@ def test_a_network_whose_map_has_another_side_than_declared_is_refused() -> None
     answers = tuple(Heatmap(7) if isinstance(answer, Heatmap) else answer for answer in network.answers)
     wrong = replace(FUNDUS, networks=(replace(network, answers=answers),))
     with pytest.raises(TrainingError, match="its heat map is declared 7"):
-        classifier.build(wrong, wrong.networks[0], "none", classifier.SCHEDULES["image"])
+        classifier.build(wrong, wrong.networks[0], "none", recipe_for(network))
 
 
 def test_augmentation_keeps_shape_and_range_and_is_drawn_from_the_seed() -> None:
     pictures = np.random.default_rng(4).integers(0, 256, (4, 64, 64, 3)).astype(np.float32)
-    one, again, other = (np.asarray(classifier.augmentation(seed)(pictures, training=True)) for seed in (1, 1, 2))
+    one, again, other = (
+        np.asarray(augmentation.layers(Augmentation(shift=0.1), seed)(pictures, training=True)) for seed in (1, 1, 2)
+    )
     assert one.shape == pictures.shape
     assert one.min() >= 0
     assert one.max() <= 255
@@ -142,12 +146,12 @@ def test_augmentation_keeps_shape_and_range_and_is_drawn_from_the_seed() -> None
 
 
 def test_it_leaves_weights_summary_history_and_plot_and_no_checkpoint(trained: Run) -> None:
-    assert names(trained.folder) == {
-        f"{NAME}.{end}" for end in ("best.keras", "history.json", "history.png", "settings.json")
-    }
+    left = {name for name in names(trained.folder) if not name.startswith("tensorboard/")}
+    assert left == {f"{NAME}.{end}" for end in ("best.keras", "history.json", "history.png", "settings.json")}
+    assert any("tfevents" in name for name in names(trained.folder))
     assert names(trained.weights) == {f"{NAME}.keras", f"{NAME}.json", "retina_unet.pt2"}
     summary = json.loads((trained.weights / f"{NAME}.json").read_text())
-    assert (summary["network"], summary["seed"], summary["schedule"]["epochs"]) == (NAME, 7, 2)
+    assert (summary["network"], summary["seed"], summary["epochs"]) == (NAME, 7, 2)
     assert summary["data"]["sets"]["phantoms"]["train"] > 0
     assert [row["epoch"] for row in history(trained)] == [1, 2]
     assert all(np.isfinite(row["loss"]) and 0 <= row["validation_accuracy"] <= 1 for row in history(trained))
@@ -225,13 +229,13 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence_and_left(
 
 def test_a_class_without_a_photograph_is_named(run: Run) -> None:
     bare = tuple(entry for entry in run.entries if entry.sample.label != "Glaucoma")
-    with pytest.raises(TrainingError, match="No photograph to train on for Glaucoma"):
+    with pytest.raises(TrainingError, match="No picture to train on for Glaucoma"):
         train(replace(run, entries=bare), epochs=1)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_a_split_without_a_labelled_photograph_is_refused(split: Split, run: Run) -> None:
-    with pytest.raises(TrainingError, match="photograph"):
+    with pytest.raises(TrainingError, match="picture"):
         train(replace(run, entries=tuple(entry for entry in run.entries if entry.split != split)), epochs=1)
 
 
@@ -263,7 +267,7 @@ def test_a_base_that_is_no_weights_file_is_one_sentence_with_the_cure(tmp_path: 
     (tmp_path / "text.weights.h5").write_text("no weights")
     for base in (tmp_path / "text.weights.h5", tmp_path / "absent.weights.h5", tmp_path / "no_suffix", tmp_path):
         with pytest.raises(TrainingError, match=r"--weights FILE, or .*--weights none") as caught:
-            classifier.build(FUNDUS, FUNDUS.networks[0], base, classifier.SCHEDULES["image"])
+            classifier.build(FUNDUS, FUNDUS.networks[0], base, recipe_for(FUNDUS.networks[0]))
         assert base.name in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -273,7 +277,7 @@ def test_the_picture_classifier_trains_from_nothing(folder: Path, tmp_path: Path
     run = new_run(folder, tmp_path)
     classifier.train(FUNDUS, FUNDUS.networks[0], run, "none", 1, Progress(disable=True))
     assert names(run.weights) == {"fundus_classifier.keras", "fundus_classifier.json"}
-    assert json.loads((run.weights / "fundus_classifier.json").read_text())["base"] == "none"
+    assert json.loads((run.weights / "fundus_classifier.json").read_text())["start"] == "none"
 
 
 @pytest.mark.slow
@@ -285,7 +289,7 @@ def test_a_pretrained_base_keeps_its_statistics_while_the_rest_learns(folder: Pa
     whole.save_weights(base)
     run = new_run(folder, tmp_path / "out")
     classifier.train(FUNDUS, FUNDUS.networks[0], run, base, 1, Progress(disable=True))
-    after = keras.models.load_model(run.weights / "fundus_classifier.keras").get_layer("mobilenet_v2")
+    after = keras.models.load_model(run.weights / "fundus_classifier.keras").get_layer("trunk")
     for layer in after.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             before = whole.get_layer(layer.name)
@@ -293,3 +297,40 @@ def test_a_pretrained_base_keeps_its_statistics_while_the_rest_learns(folder: Pa
             assert np.array_equal(layer.moving_variance, before.moving_variance), layer.name
     first = after.get_layer("Conv1").get_weights()[0]
     assert not np.array_equal(first, whole.get_layer("Conv1").get_weights()[0])
+
+
+def test_a_damaged_picture_is_named_nothing_is_half_written_and_training_goes_on_when_it_is_repaired(
+    tmp_path: Path,
+) -> None:
+    home = write_phantoms(tmp_path / "phantoms")
+    run = new_run(home, tmp_path / "out")
+    victim = next(entry for entry in run.entries if entry.split == "train").sample.path
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:200])
+    with pytest.raises(TrainingError, match=f"{victim.name}: The PNG picture is damaged") as caught:
+        classifier.train(FUNDUS, FUNDUS.networks[0], run, "none", 1, Progress(disable=True))
+    assert "\n" not in str(caught.value)
+    assert names(run.folder) == {"fundus_classifier.settings.json"}
+    victim.write_bytes(whole)
+    inputs = stored_inputs(FUNDUS, FUNDUS.networks[0], run.entries, run, Progress(disable=True))
+    assert inputs.shape == (24, *FUNDUS.input_shape(FUNDUS.networks[0]))
+
+
+def test_stored_inputs_are_made_once_and_again_when_pictures_or_preparation_change(
+    folder: Path, tmp_path: Path
+) -> None:
+    run, network = new_run(folder, tmp_path), FUNDUS.networks[0]
+
+    def made(task: Task, entries: Sequence[Entry]) -> npt.NDArray[np.uint8]:
+        return stored_inputs(task, network, entries, run, Progress(disable=True))
+
+    first = made(FUNDUS, run.entries)
+    assert isinstance(first, np.memmap)
+    assert np.array_equal(first, network_inputs(FUNDUS, network, run.entries, tmp_path))
+    (path,) = (run.folder / "inputs").iterdir()
+    written = path.stat().st_mtime_ns
+    made(FUNDUS, run.entries)
+    assert path.stat().st_mtime_ns == written
+    made(FUNDUS, run.entries[:5])
+    made(replace(FUNDUS, image=replace(FUNDUS.image, equalisation="clahe")), run.entries)
+    assert len(list((run.folder / "inputs").iterdir())) == 3

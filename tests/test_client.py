@@ -165,7 +165,7 @@ def test_another_shape_than_declared_is_a_wrong_model(url: str, photograph: byte
 
 def relabelled(task: Task, labels: tuple[str, ...]) -> Task:
     def change(network: Network) -> Network:
-        answers = tuple(Classes(labels) if isinstance(a, Classes) else a for a in network.answers)
+        answers = tuple(Classes(labels, labels[0]) if isinstance(a, Classes) else a for a in network.answers)
         return replace(network, answers=answers)
 
     return replace(task, networks=tuple(change(network) for network in task.networks))
@@ -173,7 +173,7 @@ def relabelled(task: Task, labels: tuple[str, ...]) -> Task:
 
 def test_an_unknown_task_or_output_is_a_usage_error(url: str, photograph: bytes) -> None:
     with Client(url) as client:
-        with pytest.raises(UsageError, match="choose one of retina, fundus"):
+        with pytest.raises(UsageError, match=f"choose one of {', '.join(TASKS)}"):
             client.ask("cataract", photograph)
         with pytest.raises(UsageError, match="choose from"):
             client.ask("fundus", photograph, outputs=["vessels"])

@@ -17,9 +17,9 @@ import pytest
 from conftest import ROOT
 from PIL import Image as Pillow
 
-from fovea import phantoms, pixels
+from fovea import phantoms, pixels, repository
 from fovea.server import Server
-from fovea.tasks import FUNDUS_LABELS
+from fovea.tasks import FUNDUS_LABELS, TASKS
 
 PHANTOM = phantoms.fundus(4)
 HEIGHT, WIDTH = PHANTOM.vessels.shape
@@ -344,3 +344,47 @@ def test_a_reader_that_goes_away_is_no_traceback(server: Server, tmp_path: Path)
         program.stdout.close()
         assert program.stderr.read() == ""
     assert program.returncode == 141
+
+
+def test_an_evaluation_has_every_picture_with_its_class_and_the_full_csv_beside_it_says_the_rest(
+    server: Server, mixed: Path, tmp_path: Path
+) -> None:
+    """The layout that users of evaluation.csv read: a path below the folder, then the class, or nothing."""
+    written = tmp_path / "evaluation.csv"
+    code, _, _ = ask("fundus", mixed, "--url", server.grpc_url, "--evaluation", written)
+    assert code == 1
+    lines = written.read_bytes().decode().split("\n")
+    assert lines[0] == "name,ground_truth"
+    assert lines[-1] == ""
+    given = dict(csv.reader(lines[1:-1]))
+    full = rows(tmp_path / "evaluation.full.csv")
+    assert set(given) == set(GOOD) | set(BAD) == set(full)
+    for name, row in full.items():
+        assert given[name] == row["label"]
+        assert (given[name] in FUNDUS_LABELS) == (row["status"] == "ok") == (name in GOOD)
+        assert row["status"] == "ok" or row["reason"]
+
+
+def test_csv_and_evaluation_do_not_overwrite_each_other(refused: str, good: Path, tmp_path: Path) -> None:
+    same = tmp_path / "out.csv"
+    code, _, stderr = ask("fundus", good, "--url", refused, "--csv", same, "--evaluation", same)
+    assert code == 2
+    assert "would write the same file" in only_sentence(stderr)
+
+
+def test_an_operating_point_decides_the_label_and_an_unknown_one_exits_with_2_and_lists_those_there_are(
+    server: Server, good: Path
+) -> None:
+    points = repository.operating_points(TASKS["glaucoma"], ROOT / "model_repository")
+    assert points.keys() == {"screening", "balanced", "confirmation"}
+    for url in (server.grpc_url, server.http_url):
+        for name, threshold in points.items():
+            code, stdout, _ = ask("glaucoma", good, "--url", url, "--json", "--operating-point", name)
+            assert code == 0
+            for line in stdout.splitlines():
+                value = json.loads(line)
+                assert (value["operating_point"], value["threshold"]) == (name, threshold)
+                assert (value["label"] == "Glaucoma") == (value["score"] >= threshold)
+        code, _, stderr = ask("glaucoma", good, "--url", url, "--operating-point", "lucky")
+        assert code == 2
+        assert "'lucky' for glaucoma: choose from screening, balanced, confirmation" in only_sentence(stderr)

@@ -3,6 +3,7 @@
 import csv
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -12,12 +13,18 @@ import pytest
 from PIL import Image as Pillow
 
 from fovea.errors import TrainingError
-from fovea.tasks import FUNDUS_LABELS
-from training import datasets, splits
+from fovea.tasks import FUNDUS_LABELS, TASKS
+from training import splits
 from training.datasets import Sample
+from training.sources import read as read_for
 from training.splits import Entry
 
 COLOURS = count(1)
+
+
+def read(root: Path) -> list[Sample]:
+    """What a task about fundus photographs finds."""
+    return read_for(root, TASKS["retina"])
 
 
 def picture(path: Path, colour: int | None = None) -> Path:
@@ -107,7 +114,7 @@ def palm(tmp_path: Path) -> Path:
 
 
 def test_hrf_gives_label_vessels_and_field_of_view(hrf: Path) -> None:
-    samples = datasets.read(hrf)
+    samples = read(hrf)
     assert labels(samples) == {
         "01_h.jpg": "Normal",
         "01_dr.JPG": "DiabeticRetinopathy",
@@ -121,7 +128,7 @@ def test_hrf_gives_label_vessels_and_field_of_view(hrf: Path) -> None:
 
 
 def test_chase_joins_the_two_eyes_of_a_child_and_has_two_observers(chase: Path) -> None:
-    samples = {s.path.stem: s for s in datasets.read(chase)}
+    samples = {s.path.stem: s for s in read(chase)}
     assert list(samples) == ["Image_01L", "Image_01R", "Image_14L"]
     assert samples["Image_01L"].patient == samples["Image_01R"].patient != samples["Image_14L"].patient
     for stem, sample in samples.items():
@@ -133,7 +140,7 @@ def test_chase_joins_the_two_eyes_of_a_child_and_has_two_observers(chase: Path) 
 
 
 def test_drive_gives_both_halves_and_the_second_observer_of_the_test_half(drive: Path) -> None:
-    samples = {s.path.name: s for s in datasets.read(drive)}
+    samples = {s.path.name: s for s in read(drive)}
     assert sorted(samples) == ["01_test.tif", "02_test.tif", "21_training.tif", "22_training.tif"]
     trained = samples["21_training.tif"]
     assert below(drive, trained.vessels) == "DRIVE/training/1st_manual/21_manual1.gif"
@@ -145,7 +152,7 @@ def test_drive_gives_both_halves_and_the_second_observer_of_the_test_half(drive:
 
 
 def test_idrid_keeps_the_same_number_of_its_two_halves_apart(idrid: Path) -> None:
-    found = {(s.path.parent.name, s.path.stem): s for s in datasets.read(idrid)}
+    found = {(s.path.parent.name, s.path.stem): s for s in read(idrid)}
     assert {key: sample.label for key, sample in found.items()} == {
         ("a. Training Set", "IDRiD_001"): "DiabeticRetinopathy",
         ("a. Training Set", "IDRiD_002"): "Normal",
@@ -162,7 +169,7 @@ def test_idrid_in_a_flat_folder_is_the_training_half_and_each_photograph_is_read
     for name in (*TRAINING, "IDRiD_999"):
         picture(tmp_path / "quarter" / f"{name}.jpg")
     picture(tmp_path / "full" / "IDRiD_001.jpg")
-    samples = datasets.read(tmp_path)
+    samples = read(tmp_path)
     assert labels(samples) == {"IDRiD_001.jpg": "DiabeticRetinopathy", "IDRiD_002.jpg": "Normal", "IDRiD_003.jpg": None}
     assert next(s for s in samples if s.path.stem == "IDRiD_001").path.parent.name == "full"
     assert all(s.patient.startswith("IDRiD/training/") for s in samples)
@@ -172,7 +179,7 @@ def test_a_word_in_the_path_above_the_set_makes_no_photograph_a_testing_one(tmp_
     root = tmp_path / "testing the reader"
     grades(root / "groundtruths" / "a. IDRiD_Disease Grading_Training Labels.csv", TRAINING)
     picture(root / "quarter" / "IDRiD_001.jpg")
-    (sample,) = datasets.read(root)
+    (sample,) = read(root)
     assert (sample.label, sample.patient) == ("DiabeticRetinopathy", "IDRiD/training/IDRiD_001")
 
 
@@ -182,12 +189,12 @@ def test_the_other_parts_of_idrid_are_not_read_twice(tmp_path: Path) -> None:
         picture(tmp_path / part / "1. Original Images" / "a. Training Set" / "IDRiD_001.jpg")
     tables = tmp_path / "B. Disease Grading" / "2. Groundtruths"
     grades(tables / "a. IDRiD_Disease Grading_Training Labels.csv", TRAINING)
-    (sample,) = datasets.read(tmp_path)
+    (sample,) = read(tmp_path)
     assert sample.path.relative_to(tmp_path).parts[0] == "B. Disease Grading"
 
 
 def test_palm_says_nothing_of_high_myopia(palm: Path) -> None:
-    samples = datasets.read(palm)
+    samples = read(palm)
     assert labels(samples) == {"H0001.jpg": None, "N0001.jpg": "Normal", "P0001.jpg": "Myopia", "P0002.jpg": "Myopia"}
     assert len({s.patient for s in samples}) == 4
 
@@ -201,7 +208,7 @@ def test_one_folder_per_class_is_read_wherever_it_lies_with_its_masks(tmp_path: 
         picture(home / label / f"{label}2.png")
     picture(home / "vessels" / "Normal2.png")
     picture(home / "field_of_view" / "Normal2.png")
-    samples = {s.path.name: s for s in datasets.read(tmp_path)}
+    samples = {s.path.name: s for s in read(tmp_path)}
     assert Counter(s.label for s in samples.values()) == dict.fromkeys(FUNDUS_LABELS, 3)
     assert (
         samples["Normal1__left.jpg"].patient == samples["Normal1__right.jpg"].patient != samples["Normal2.png"].patient
@@ -216,7 +223,7 @@ def test_several_sets_below_one_folder_are_read_together_each_photograph_once(
     hrf: Path, chase: Path, drive: Path, palm: Path
 ) -> None:
     assert hrf == chase == drive == palm
-    samples = datasets.read(hrf)
+    samples = read(hrf)
     assert Counter(s.dataset for s in samples) == {"HRF": 4, "CHASE_DB1": 3, "DRIVE": 4, "PALM": 4}
     assert len({s.path for s in samples}) == len(samples)
     assert [s.path for s in samples] == sorted(s.path for s in samples)
@@ -226,14 +233,16 @@ def test_several_sets_below_one_folder_are_read_together_each_photograph_once(
 def test_an_unknown_folder_is_refused_with_the_layouts_that_are_known(tmp_path: Path, content: tuple[str, ...]) -> None:
     for name in content:
         picture(tmp_path / name)
-    with pytest.raises(TrainingError, match="HRF, CHASE_DB1, DRIVE, IDRiD, PALM, or one folder per class") as caught:
-        datasets.read(tmp_path)
+    with pytest.raises(
+        TrainingError, match=r"HRF, CHASE_DB1, DRIVE, IDRiD, PALM, .*, or one folder per class"
+    ) as caught:
+        read(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
 
 def test_a_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="absent is no folder"):
-        datasets.read(tmp_path / "absent")
+        read(tmp_path / "absent")
 
 
 def test_a_damaged_table_of_grades_is_refused_by_name(tmp_path: Path) -> None:
@@ -242,7 +251,7 @@ def test_a_damaged_table_of_grades_is_refused_by_name(tmp_path: Path) -> None:
     table.parent.mkdir()
     table.write_bytes(b"Image name,Retinopathy grade\nIDRiD_001\xff\xfe,2\n")
     with pytest.raises(TrainingError, match="Training Labels"):
-        datasets.read(tmp_path)
+        read(tmp_path)
 
 
 def people(root: Path, number: int, dataset: str = "set") -> list[Sample]:
@@ -295,6 +304,7 @@ def test_byte_identical_photographs_are_used_once_and_tie_their_patients_togethe
     """Photograph 0 occurs under every patient's name: whatever else they have belongs to one split."""
     samples = people(tmp_path, 30)
     content = samples[0].path.read_bytes()
+    samples = [replace(sample, label="A") if n < 12 else sample for n, sample in enumerate(samples)]
     for sample in samples[2:12:2]:
         sample.path.write_bytes(content)
     for order in (samples, samples[::-1]):
@@ -308,7 +318,7 @@ def test_byte_identical_photographs_are_used_once_and_tie_their_patients_togethe
 
 def test_the_split_of_duplicates_does_not_depend_on_their_order(tmp_path: Path) -> None:
     samples = people(tmp_path, 30)
-    for one, other in ((0, 20), (9, 40), (41, 50)):
+    for one, other in ((0, 20), (9, 40), (41, 52)):
         samples[other].path.write_bytes(samples[one].path.read_bytes())
     by_hash = [{entry.sha256: entry.split for entry in splits.assign(order, 7)} for order in (samples, samples[::-1])]
     assert by_hash[0] == by_hash[1]
@@ -391,7 +401,7 @@ def test_a_manifest_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> No
 
 @pytest.mark.data
 def test_the_real_folder_holds_what_its_readme_says(data: Path) -> None:
-    samples = datasets.read(data)
+    samples = read(data)
     assert Counter(s.dataset for s in samples) == {"HRF": 36, "CHASE_DB1": 28, "IDRiD": 72, "PALM": 400}
     assert sum(s.dataset == "HRF" and s.vessels is not None for s in samples) == 34
     chase = [s for s in samples if s.dataset == "CHASE_DB1"]
@@ -406,7 +416,7 @@ def test_the_real_folder_holds_what_its_readme_says(data: Path) -> None:
 
 @pytest.mark.data
 def test_the_splits_of_the_real_folder_are_disjoint_by_patient_and_by_bytes(data: Path) -> None:
-    samples = datasets.read(data)
+    samples = read(data)
     entries = splits.assign(samples, seed=7)
     assert not straddling(entries)
     assert len({entry.sha256 for entry in entries}) == len(entries)

@@ -31,6 +31,7 @@ with quiet.native_stderr():
     from export import convert, from_torch, gradcam, graph, parity, pictures
     from training import classifier, segmenter
 
+from training.recipes import recipe_for
 from training.run import Run
 from training.unet import UNet
 
@@ -66,8 +67,7 @@ def save_random(task: Task, network: Network, weights: Path, seed: int = 7) -> N
         segmenter.save_program(model, task, weights / f"{network.name}.pt2", run)
     else:
         keras.utils.set_random_seed(seed)
-        kind = "image" if network.reads == "image" else "mask"
-        built = classifier.build(task, network, "none", classifier.SCHEDULES[kind])
+        built = classifier.build(task, network, "none", recipe_for(network))
         unsettle(built, np.random.default_rng(seed))
         built.save(weights / f"{network.name}.keras")
 
@@ -339,6 +339,7 @@ def test_weights_of_another_task_are_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_the_declared_tasks_are_exported_by_the_command_of_the_readme(tmp_path: Path) -> None:
     """At their full size, from random weights, with real and damaged reports out of the way."""
     for task in TASKS.values():

@@ -1,5 +1,6 @@
 """The committed repository is what its tasks render, and its graphs are what its configs say."""
 
+import json
 import math
 from pathlib import Path
 
@@ -40,8 +41,21 @@ def graph(network: Network) -> onnx.ModelProto:
 
 @every_task
 def test_the_committed_files_are_their_rendering_byte_for_byte(task: Task) -> None:
-    for name, text in repository.files(task).items():
+    points = repository.operating_points(task, REPOSITORY)
+    for name, text in repository.files(task, points=points).items():
         assert (REPOSITORY / name).read_bytes() == text.encode(), name
+
+
+@every_task
+def test_a_classifier_says_its_operating_points_to_clients_of_the_ensemble_as_its_card_does(task: Task) -> None:
+    (config,) = [c for name, c in rendered(task).items() if name == f"{task.name}/config.pbtxt"]
+    assert "operating_points" not in config.parameters
+    points = repository.operating_points(task, REPOSITORY)
+    assert list(points) == ["screening", "balanced", "confirmation"]
+    assert 0 < points["screening"] <= points["balanced"] <= points["confirmation"] < 1
+    text = (REPOSITORY / task.name / "config.pbtxt").read_text(encoding="utf-8")
+    said = text_format.Parse(text, pb.ModelConfig()).parameters["operating_points"].string_value
+    assert json.loads(said) == points
 
 
 def test_the_repository_holds_nothing_that_no_task_declares() -> None:

@@ -95,7 +95,9 @@ def test_missing_or_unknown_data_exit_with_1_and_say_what_is_known(tmp_path: Pat
     odd.mkdir()
     code, stderr = run("retina", "--data", odd)
     assert code == 1
-    assert f"{odd} holds none of the known layouts (HRF, CHASE_DB1, DRIVE, IDRiD, PALM" in only_sentence(stderr)
+    assert f"{odd} holds nothing for the task retina: known are HRF, CHASE_DB1, DRIVE, IDRiD, PALM, " in only_sentence(
+        stderr
+    )
 
 
 def test_a_place_that_cannot_be_written_exits_with_1(data: Path, tmp_path: Path) -> None:

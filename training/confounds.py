@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from fovea import pixels
 from fovea.errors import TrainingError, UnreadableImage
 from fovea.spec import Image
+from training.datasets import content
 from training.splits import Entry
 
 Features = npt.NDArray[np.float64]
@@ -46,10 +47,12 @@ def measure(
     sets = sorted({entry.sample.dataset for entry in trained})
     named = [[float(entry.sample.dataset == name) for name in sets] for entry in (*trained, *judged)]
     features = {
-        "border ring": np.stack([ring(picture) for picture in pictures]),
         "thumbnail": np.stack([thumbnail(picture) for picture in pictures]),
-        "data set's name": np.array(named),
     }
+    if len(sets) > 1:
+        features |= {"data set's name": np.array(named)}
+    if image.crop == "field_of_view":  # other pictures have no ring around them
+        features |= {"border ring": np.stack([ring(picture) for picture in pictures])}
     targets = [str(entry.sample.label) for entry in trained]
     count = len(trained)
     return {seen: probe(labels, rows[:count], targets, rows[count:], seed) for seen, rows in features.items()}
@@ -94,6 +97,6 @@ def thumbnail(picture: pixels.Picture) -> Features:
 
 def _picture(entry: Entry, image: Image) -> pixels.Picture:
     try:
-        return pixels.preprocess(entry.sample.path.read_bytes(), image)[0]
+        return pixels.preprocess(content(entry.sample.path), image)[0]
     except UnreadableImage as error:
         raise TrainingError(f"{entry.sample.path}: {error}") from None

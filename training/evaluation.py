@@ -1,6 +1,7 @@
 """Judges a task's trained networks on photographs they were not trained on: `reports/<task>/`."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cv2
-import keras
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -18,7 +18,8 @@ from rich.progress import track
 from fovea.errors import TrainingError
 from fovea.pixels import Frame
 from fovea.spec import THRESHOLD, Network, Task
-from training import confounds, metrics, report, vessels
+from training import calibration, classifier, confounds, metrics, report, report_classes, vessels
+from training.datasets import WITHOUT_PATIENTS
 from training.inputs import load_program, network_inputs
 from training.run import Run
 from training.segmenter import read_summary
@@ -75,6 +76,7 @@ def evaluate(
         "seed": run.seed,
         "resamples": metrics.RESAMPLES,
         **run.describe(run.entries),
+        "shared_patients": _shared(run, entries),
         "segmenters": [],
         "classifiers": [],
     }
@@ -90,6 +92,25 @@ def evaluate(
     console.print(report.headlines(result))
     console.print(f"{folder / 'report.md'} has every figure.", highlight=False)
     return result
+
+
+def _shared(run: Run, judged: Sequence[Entry]) -> str:
+    """What to say where patients who are judged were, or may have been, trained on."""
+    told = []
+    known = {entry.sample.patient for entry in run.entries if entry.split != "test"}
+    patients = {entry.sample.patient for entry in judged if entry.split == "test"}
+    if patients & known:
+        told.append(
+            f"{len(patients & known)} of {len(patients)} patients judged here have pictures in the training split too, "
+            "which was drawn by image: the figures are optimistic and say nothing about other patients."
+        )
+    unnamed = sorted({entry.sample.dataset for entry in judged} & WITHOUT_PATIENTS)
+    if unnamed:
+        told.append(
+            f"{' and '.join(unnamed)} do not say whose a picture is: each counts as a patient, and one person's may "
+            "lie on both sides of the split."
+        )
+    return " ".join(told)
 
 
 def _weights(network: Network, folder: Path) -> Path:
@@ -198,11 +219,43 @@ def _example(program: torch.nn.Module, one: Marked, task: Task) -> report.Exampl
 
 
 def _judge_classifier(task: Task, network: Network, entries: list[Entry], run: Run, folder: Path) -> dict[str, Any]:
-    probabilities = _classify(task, network, entries, run.weights)
+    probabilities = classify(task, network, entries, run.weights)
     rows = _class_rows(task.labels, entries, probabilities, run.seed)
     truth = [str(entry.sample.label) for entry in entries]
-    report.draw_classes(run, folder, network.name, task.labels, rows[-1], truth, probabilities)
-    return {"labels": list(task.labels), "rows": rows}
+    report_classes.draw(run, folder, network.name, task.labels, rows[-1], truth, probabilities)
+    made = _read_summary(_weights(network, run.weights))
+    heat = float(made["temperature"])
+    # What was folded in is taken out again: the same network before its temperature.
+    cold = calibration.reheated(probabilities, 1 / heat)
+    curves = {"before": cold, "after": probabilities}
+    bins = {when: metrics.confidence(task.labels, truth, answers) for when, answers in curves.items()}
+    report_classes.draw_reliability(run, folder / "reliability.png", network.name, bins)
+    assert task.classes is not None
+    scores = 1 - probabilities[:, task.labels.index(task.classes.healthy)]
+    found = np.array(truth) != task.classes.healthy
+    points = [
+        point | {"judged": metrics.operating_point(point["threshold"], scores, found)}
+        for point in made["operating_points"]
+    ]
+    return {
+        "labels": list(task.labels),
+        "healthy": task.classes.healthy,
+        "rows": rows,
+        "temperature": heat,
+        "calibration_error": {when: metrics.calibration_error(each) for when, each in bins.items()},
+        "operating_points": points,
+    }
+
+
+def _read_summary(weights: Path) -> dict[str, Any]:
+    """What training wrote beside a classifier."""
+    path = weights.with_suffix(".json")
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        {summary["temperature"], *map(str, summary["operating_points"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise TrainingError(f"{path} is missing or of an older training: train that network again.") from None
+    return summary
 
 
 def _class_rows(
@@ -216,18 +269,15 @@ def _class_rows(
     return rows
 
 
-def _classify(task: Task, network: Network, entries: list[Entry], folder: Path) -> metrics.Values:
+def classify(task: Task, network: Network, entries: list[Entry], folder: Path) -> metrics.Values:
     """Probabilities `[len(entries), len(labels)]`."""
     path, answers = _weights(network, folder), []
-    try:
-        model = keras.models.load_model(path, compile=False)
-    except ValueError as error:
-        raise TrainingError(f"{path} is no Keras network ({error}): train it again.") from None
+    model = classifier.load(path)
     for first in track(range(0, len(entries), CHUNK), network.name, console=PROGRESS, transient=True):
         answer = model.predict_on_batch(network_inputs(task, network, entries[first : first + CHUNK], folder))
         if isinstance(answer, (list, tuple)):
             answer = dict(zip(model.output_names, answer, strict=True))
-        answers.append(np.asarray(answer["probabilities"] if isinstance(answer, dict) else answer, np.float64))
+        answers.append(classifier.probabilities(answer["probabilities"] if isinstance(answer, dict) else answer))
     probabilities: metrics.Values = np.concatenate(answers)
     expected, came = (len(entries), len(task.labels)), probabilities.shape
     if came != expected or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3, rtol=0):

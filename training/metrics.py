@@ -15,6 +15,8 @@ RESAMPLES = 2000
 LEVELS = 256
 """Masks are judged as they are served: rounded to uint8, so every pooled figure follows from 256 counts, exactly."""
 CALIBRATION_BINS = 15
+FIGURES = 6
+"""Of `OneVsRest`."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,18 @@ class VesselScores:
 
 @dataclass(frozen=True)
 class OneVsRest:
-    """A class against the rest, or the mean over classes; a class never answered has precision 0, not none."""
+    """A class against the rest, or the mean over classes; a class never answered has precision 0, not none.
+
+    `average_precision` is the area under the precision-recall curve, `sensitivity_at_95` the largest sensitivity at a
+    specificity of at least 95 %.
+    """
 
     precision: Estimate | None
     recall: Estimate | None
     f1: Estimate | None
     auc: Estimate | None
+    average_precision: Estimate | None
+    sensitivity_at_95: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -159,6 +167,21 @@ def area(positives: Values, negatives: Values) -> float:
     return _share(float(positives @ (below + negatives / 2)), float(positives.sum() * negatives.sum()))
 
 
+def average_precision(positives: Values, negatives: Values) -> float:
+    """Σ (recallₙ − recallₙ₋₁) · precisionₙ from counts at ascending levels, each level a threshold, as scikit-learn."""
+    found, claimed = np.cumsum(positives[::-1]), np.cumsum((positives + negatives)[::-1])
+    precision = np.divide(found, claimed, out=np.zeros_like(found), where=claimed > 0)
+    return _share(float(positives[::-1] @ precision), float(positives.sum()))
+
+
+def sensitivity_at(specificity: float, positives: Values, negatives: Values) -> float:
+    """The largest sensitivity of any threshold that keeps this specificity, from counts at ascending levels."""
+    found, false = np.cumsum(positives[::-1]), np.cumsum(negatives[::-1])
+    # Counts are whole numbers: the margin is for their quotient only.
+    allowed = found[false <= (1 - specificity) * negatives.sum() + 1e-9]
+    return _share(float(allowed.max(initial=0)), float(positives.sum())) if negatives.sum() else float("nan")
+
+
 def _share(part: float, whole: float) -> float:
     return float(part / whole) if whole else float("nan")
 
@@ -193,7 +216,7 @@ def classes(
 
     def statistics(weights: Values) -> Values:
         confusion = table(weights)
-        rows = np.full((len(present), 4), np.nan)  # a class that this resample lost has no score
+        rows = np.full((len(present), FIGURES), np.nan)  # a class that this resample lost has no score
         for row, (index, level) in enumerate(zip(present, levels, strict=True)):
             hits, actuals, answers = confusion[index, index], confusion[index].sum(), confusion[:, index].sum()
             if actuals:
@@ -201,11 +224,16 @@ def classes(
                 positives = _counts(level, weights * (actual == index), level.max() + 1)
                 negatives = _counts(level, weights * (actual != index), level.max() + 1)
                 f1 = 2 * hits / (actuals + answers)
-                rows[row] = precision, hits / actuals, f1, area(positives, negatives)
+                ranked = (
+                    area(positives, negatives),
+                    average_precision(positives, negatives),
+                    sensitivity_at(0.95, positives, negatives),
+                )
+                rows[row] = precision, hits / actuals, f1, *ranked
         return np.concatenate([[confusion.trace() / weights.sum()], rows.mean(axis=0), rows.ravel()])
 
     accuracy, *scores = intervals(patients, statistics, seed)
-    macro, *each = (OneVsRest(*scores[first : first + 4]) for first in range(0, len(scores), 4))
+    macro, *each = (OneVsRest(*scores[first : first + FIGURES]) for first in range(0, len(scores), FIGURES))
     return ClassScores(
         photographs=len(truth),
         patients=len(set(patients)),
@@ -214,5 +242,27 @@ def classes(
         macro=macro,
         by_class={labels[index]: score for index, score in zip(present, each, strict=True)},
         confusion=table(np.ones(len(actual))).astype(int).tolist(),
-        calibration_error=calibration_error(calibration(probabilities.max(axis=1), answered == actual)),
+        calibration_error=calibration_error(confidence(labels, truth, probabilities)),
     )
+
+
+def confidence(labels: Sequence[str], truth: Sequence[str], probabilities: Values) -> Values:
+    """`calibration` of the top class's probability against whether it was right, `[bins, 3]`."""
+    right = probabilities.argmax(axis=1) == np.array([labels.index(label) for label in truth])
+    return calibration(probabilities.max(axis=1), right)
+
+
+def operating_point(threshold: float, scores: Values, found: npt.NDArray[np.bool_]) -> dict[str, list[int]]:
+    """(cases right, cases in all) for sensitivity and specificity of "found where score ≥ threshold"."""
+    claimed = scores >= threshold
+    return {
+        "sensitivity": [int((claimed & found).sum()), int(found.sum())],
+        "specificity": [int((~claimed & ~found).sum()), int((~found).sum())],
+    }
+
+
+def wilson(right: int, cases: int) -> tuple[float, float]:
+    """The 95 % score interval of a share (doi:10.1080/01621459.1927.10502953)."""
+    z = 1.959964
+    centre, spread = right + z * z / 2, z * np.sqrt(right * (cases - right) / cases + z * z / 4)
+    return float((centre - spread) / (cases + z * z)), float((centre + spread) / (cases + z * z))

@@ -1,6 +1,6 @@
 """An evaluation as JSON, as a Markdown page, as a console table and as pictures, in `reports/<task>/`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from rich.console import Group
 from rich.table import Table
-from sklearn.metrics import roc_curve
 
 from fovea import pixels
-from training.metrics import RESAMPLES, Values
+from training import report_classes, tables
 from training.run import Run
 
 FOUND, FALSE, MISSED = (240, 240, 240), (230, 159, 0), (86, 180, 233)  # told apart by the colour-blind too
 """Colours of vessel pixels that the network found, invented and missed (doi:10.1038/nmeth.1618)."""
 CONFOUNDED_ABOVE = 0.8
-SCOPE = ("data sets", "photographs", "patients")
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def write(run: Run, folder: Path, report: dict[str, Any]) -> None:
 def page(report: dict[str, Any]) -> str:
     """The Markdown page."""
     judged = (
-        "the photographs that training had set aside (the split is by patient)"
+        "the photographs that training had set aside"
         if report["judged"] == "test"
         else "every photograph of data that training has never seen"
     )
@@ -55,16 +53,18 @@ def page(report: dict[str, Any]) -> str:
         "drew no patient of a class; its interval is over the others. – is undefined. "
         "For research; not a medical device.",
     ]
+    if report["shared_patients"]:
+        blocks.append(f"**{report['shared_patients']}**")
     for segmenter in report["segmenters"]:
         blocks += _segmenter(segmenter)
     for classifier in report["classifiers"]:
-        blocks += _classifier(classifier)
+        blocks += report_classes.blocks(classifier)
     if "confounds" in report:
         blocks += _confounds(report["confounds"])
     blocks += [
         "## Origin",
         f"Split manifest SHA-256 `{report['manifest_sha256']}`.",
-        _table(
+        tables.table(
             ("data set", "licence", "training", "validation", "test"),
             [(name, s["licence"], s["train"], s["validation"], s["test"]) for name, s in report["sets"].items()],
         ),
@@ -77,11 +77,11 @@ def _segmenter(judged: dict[str, Any]) -> list[str]:
     names = ("auc", "sensitivity", "specificity", "accuracy")
     rows: list[Sequence[object]] = []
     for row in judged["rows"]:
-        figures = [_figure(row[name]) for name in names]
+        figures = [tables.figure(row[name]) for name in names]
         error = f"{row['calibration_error']:.4f}" if "calibration_error" in row else "–"
-        where = (*_scope(row), pixels_[row["resolution"]], row["rater"])
-        rows.append((*where, _figure(row["dice"]), _spread(row), *figures, error))
-    head = (*SCOPE, "resolution", "rater", "Dice", "Dice per photograph (mean ± SD)", "AUC", *names[1:])
+        where = (*tables.scope(row), pixels_[row["resolution"]], row["rater"])
+        rows.append((*where, tables.figure(row["dice"]), _spread(row), *figures, error))
+    head = (*tables.SCOPE, "resolution", "rater", "Dice", "Dice per photograph (mean ± SD)", "AUC", *names[1:])
     return [
         f"## {judged['mask'].capitalize()}: `{judged['network']}`",
         "Pixels in the field of view only, pooled over the photographs. The threshold is the one with the best Dice on "
@@ -89,31 +89,8 @@ def _segmenter(judged: dict[str, Any]) -> list[str]:
         "network, which answers 0.5 there. The calibration error (expected, 15 bins) is that of the probability as "
         f"trained. {pixels_['network']} is the network's resolution, native the photograph's own. The second observer "
         "is a person who traced the same photographs, judged against the first as the network is.",
-        _table((*head, "calibration error"), rows),
+        tables.table((*head, "calibration error"), rows),
         f"![Worst, middle and best photograph]({judged['mask']}.png)",
-        f"Weights SHA-256 `{judged['weights_sha256']}`.",
-    ]
-
-
-def _classifier(judged: dict[str, Any]) -> list[str]:
-    names, columns = ("precision", "recall", "f1", "auc"), ("precision", "recall", "F1", "AUC")
-    heads: list[Sequence[object]] = []
-    each: list[Sequence[object]] = []
-    for row in judged["rows"]:
-        macro = [_figure(row["macro"][name]) for name in names]
-        heads.append((*_scope(row), _figure(row["accuracy"]), *macro, f"{row['calibration_error']:.4f}"))
-        for label, counts in zip(judged["labels"], row["confusion"], strict=True):
-            scores = row["by_class"].get(label)
-            figures = [_figure(scores[name]) if scores else "absent" for name in names]
-            each.append((", ".join(row["sets"]), label, sum(counts), *figures))
-    head = (*SCOPE, "accuracy", *(f"macro {column}" for column in columns), "calibration error")
-    return [
-        f"## Classes: `{judged['network']}`",
-        "Macro figures are means over the classes that the data sets of the row have, one against the rest; a class "
-        "that is never answered has precision 0. The calibration error (expected, 15 bins) is that of the top class.",
-        _table(head, heads),
-        _table(("data sets", "class", "photographs", *columns), each),
-        "![Confusion matrix](confusion.png) ![ROC curves](roc.png)",
         f"Weights SHA-256 `{judged['weights_sha256']}`.",
     ]
 
@@ -132,116 +109,45 @@ def _confounds(measured: dict[str, Any]) -> list[str]:
         else f"Over all data sets, no probe passes an AUC of {CONFOUNDED_ABOVE}."
     )
     rows = [
-        (row["seen"], *_scope(row), _figure(row["macro"]["auc"]), _figure(row["macro"]["f1"]))
+        (row["seen"], *tables.scope(row), tables.figure(row["macro"]["auc"]), tables.figure(row["macro"]["f1"]))
         for row in measured["rows"]
     ]
     return [
         title,
-        "The same split, classified by a logistic regression that never sees the retina in detail: only the outer ring "
-        "of the field of view (from 94 % of its radius, with the outline's shape), only a 16×16 thumbnail, only the "
-        f"name of the data set. Trained on {measured['trained_on']} photographs of "
+        "The same split, classified by a logistic regression that sees no detail: a 16×16 thumbnail and, where "
+        "there is one, the outer ring of the field of view (from 94 % of its radius, with the outline's shape) "
+        f"and the name of the data set. Trained on {measured['trained_on']} photographs of "
         f"{', '.join(measured['trained_sets'])}. {verdict}",
-        _table(("seen", *SCOPE, "macro AUC", "macro F1"), rows),
+        tables.table(("seen", *tables.SCOPE, "macro AUC", "macro F1"), rows),
     ]
 
 
 def headlines(report: dict[str, Any]) -> Group:
     """The headline figures for the console: a table of masks, one of classes; 80 columns hold either."""
-    tables = []
+    drawn: list[Table] = []
     if report["segmenters"]:
-        masks = _console("vessels in the field of view", ("rater", "data", "n", "resolution"), ("Dice", "AUC"))
+        masks = tables.console("vessels in the field of view", ("rater", "data", "n", "resolution"), ("Dice", "AUC"))
         for judged in report["segmenters"]:
             for row in judged["rows"]:
                 who = judged["network"] if row["rater"] == "network" else row["rater"]
-                masks.add_row(who, *_brief(row), row["resolution"], *(_short(row[name]) for name in ("dice", "auc")))
-        tables.append(masks)
+                masks.add_row(
+                    who, *tables.brief(row), row["resolution"], *(tables.short(row[name]) for name in ("dice", "auc"))
+                )
+        drawn.append(masks)
     if report["classifiers"]:
-        classes = _console("classes", ("by", "data", "n"), ("accuracy", "macro AUC"))
+        classes = tables.console("classes", ("by", "data", "n"), ("accuracy", "macro AUC"))
         named = [(judged["network"], row) for judged in report["classifiers"] for row in judged["rows"]]
         last = {row["seen"]: row for row in report.get("confounds", {}).get("rows", ())}  # over all sets
         named += [(f"only the {seen}", row) for seen, row in last.items()]
         for who, row in named:
             macro = row["macro"]
-            classes.add_row(who, *_brief(row), _short(row["accuracy"]), _short(macro["auc"]))
-        tables.append(classes)
-    return Group(*tables)
-
-
-def _console(title: str, names: Sequence[str], figures: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for name in figures:
-        table.add_column(name, justify="right")
-    return table
-
-
-def _brief(row: dict[str, Any]) -> tuple[str, str]:
-    return row["sets"][0] if len(row["sets"]) == 1 else "all", str(row["photographs"])
-
-
-def _short(estimate: dict[str, Any] | None) -> str:
-    """0.80 (.78–.82): for a narrow console."""
-    if estimate is None:
-        return "–"
-    low, high = estimate["low"], estimate["high"]
-    between = "" if low is None else f" ({low:.2f}–{high:.2f})".replace("0.", ".")
-    return f"{estimate['value']:.3f}{between}"
-
-
-def _scope(row: dict[str, Any]) -> tuple[str, int, int]:
-    return ", ".join(row["sets"]), row["photographs"], row["patients"]
-
-
-def _figure(estimate: dict[str, Any] | None) -> str:
-    if estimate is None:
-        return "–"
-    if estimate["low"] is None:
-        return f"{estimate['value']:.4f} (one patient)"
-    star = "*" if estimate["resamples"] < RESAMPLES else ""
-    return f"{estimate['value']:.4f} ({estimate['low']:.4f}–{estimate['high']:.4f}){star}"
+            classes.add_row(who, *tables.brief(row), tables.short(row["accuracy"]), tables.short(macro["auc"]))
+        drawn.append(classes)
+    return Group(*drawn)
 
 
 def _spread(row: dict[str, Any]) -> str:
     return f"{row['dice_mean']:.4f}" + ("" if row["dice_sd"] is None else f" ± {row['dice_sd']:.4f}")
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def draw_classes(
-    run: Run, folder: Path, name: str, labels: Sequence[str], row: dict[str, Any], truth: Sequence[str], answers: Values
-) -> None:
-    """`confusion.png` and `roc.png` of the scores in `row`; `answers` are probabilities `[len(truth), len(labels)]`."""
-    title = f"{name}: {', '.join(row['sets'])}\n{row['photographs']} photographs, {row['patients']} patients"
-    counts = np.array(row["confusion"])
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(6, 5.2), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (actual, answer), count in np.ndenumerate(counts):
-        colour = "white" if share[actual, answer] > 0.5 else "black"
-        axes.text(answer, actual, str(count), ha="center", va="center", color=colour, fontsize=12)
-    axes.set_xticks(range(len(labels)), labels, rotation=20, ha="right")
-    axes.set_yticks(range(len(labels)), [f"{x}\n(n = {n})" for x, n in zip(labels, counts.sum(axis=1), strict=True)])
-    axes.set(xlabel="answer", ylabel="truth")
-    axes.set_title(title, fontsize=10)
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    run.replace(folder / "confusion.png", lambda part: figure.savefig(part, dpi=120))
-
-    curves = Figure(figsize=(6, 6.2), layout="constrained")
-    axes = curves.subplots()
-    for label, score in row["by_class"].items():
-        if score["auc"] is not None:
-            false, true, _ = roc_curve(np.array(truth) == label, answers[:, labels.index(label)])
-            axes.plot(false, true, label=f"{label}  {_figure(score['auc'])}")
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
-    axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    axes.set_title(title, fontsize=10)
-    curves.legend(loc="outside lower center", ncols=2, fontsize=8, title="AUC, one against the rest", title_fontsize=8)
-    run.replace(folder / "roc.png", lambda part: curves.savefig(part, dpi=120))
 
 
 def draw_masks(run: Run, path: Path, examples: Sequence[Example]) -> None:

@@ -6,15 +6,17 @@ The split is a file (`manifest.csv`): written once, with the SHA-256 of every ph
 import csv
 import hashlib
 import io
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 from fovea.errors import TrainingError
-from training.datasets import Sample
+from training import duplicates
+from training.datasets import Sample, content
 
 Split = Literal["train", "validation", "test"]
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.10
@@ -30,35 +32,61 @@ class Entry:
     split: Split
 
 
-def assign(samples: Iterable[Sample], seed: int) -> list[Entry]:
+def assign(
+    samples: Iterable[Sample],
+    seed: int,
+    shares: tuple[float, float] = (TEST_SHARE, VALIDATION_SHARE),
+    near_duplicates: bool = False,
+    by: Literal["patient", "image"] = "patient",
+) -> list[Entry]:
     """Split by patient, stratified by (data set, label); patients who share a byte-identical photograph count as one.
 
-    The draw is a hash of seed and patient, so it does not depend on the order of the photographs.
+    The draw is a hash of seed and patient, so it does not depend on the order of the photographs. `shares` are those
+    of test and validation. With `near_duplicates`, patients whose pictures look alike count as one too. `by` "image"
+    takes every picture for a patient's only one: figures are then optimistic, as one patient's pictures resemble each
+    other.
     """
-    hashed = [(sample, hashlib.sha256(sample.path.read_bytes()).hexdigest()) for sample in samples]
-    owner = _owners(hashed)
+    originals = list(samples)
+    samples = originals
+    if by == "image":
+        samples = [replace(each, patient=f"{each.patient}/{each.path.stem}") for each in originals]
+    hashed = [(sample, hashlib.sha256(content(sample.path)).hexdigest()) for sample in samples]
+    _refuse_contradictions(hashed)
+    alike = duplicates.pairs([sample.path for sample, _ in hashed]) if near_duplicates and hashed else []
+    owner = _owners(hashed, alike)
     strata: dict[tuple[str, str], set[str]] = defaultdict(set)
     for sample, _ in hashed:
         strata[sample.dataset, sample.label or ""].add(owner[sample.patient])
     split_of: dict[str, Split] = {}
     for _, patients in sorted(strata.items()):
         drawn = sorted(patients, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).hexdigest())
-        tested = round(TEST_SHARE * len(drawn))
-        validated = max(round(VALIDATION_SHARE * len(drawn)), 1 if len(drawn) >= 5 else 0)
+        tested = round(shares[0] * len(drawn))
+        validated = max(round(shares[1] * len(drawn)), 1 if len(drawn) >= 5 else 0)
         for rank, patient in enumerate(drawn):
             split: Split = "test" if rank < tested else "validation" if rank < tested + validated else "train"
             split_of.setdefault(patient, split)
     seen: set[str] = set()
     entries = []
-    for sample, digest in hashed:
+    for original, (sample, digest) in zip(originals, hashed, strict=True):
         if digest not in seen:
             seen.add(digest)
-            entries.append(Entry(sample, digest, split_of[owner[sample.patient]]))
+            entries.append(Entry(original, digest, split_of[owner[sample.patient]]))
     return entries
 
 
-def _owners(hashed: Sequence[tuple[Sample, str]]) -> dict[str, str]:
-    """Patient → the one, first in the alphabet, who stands for all that byte-identical photographs tie together."""
+def _refuse_contradictions(hashed: Sequence[tuple[Sample, str]]) -> None:
+    first: dict[str, Sample] = {}
+    for sample, digest in hashed:
+        other = first.setdefault(digest, sample)
+        if sample.label is not None and other.label not in (None, sample.label):
+            raise TrainingError(
+                f"{other.path} ({other.label}) and {sample.path} ({sample.label}) are the same picture: decide for one "
+                "label and delete the other."
+            )
+
+
+def _owners(hashed: Sequence[tuple[Sample, str]], alike: Sequence[tuple[int, int]] = ()) -> dict[str, str]:
+    """Patient → the one, first in the alphabet, who stands for all that equal or like photographs tie together."""
     owner = {sample.patient: sample.patient for sample, _ in hashed}
 
     def standing_for(patient: str) -> str:
@@ -69,6 +97,9 @@ def _owners(hashed: Sequence[tuple[Sample, str]]) -> dict[str, str]:
     first: dict[str, str] = {}
     for sample, digest in hashed:
         one, other = sorted((standing_for(sample.patient), standing_for(first.setdefault(digest, sample.patient))))
+        owner[other] = one
+    for places in alike:
+        one, other = sorted(standing_for(hashed[place][0].patient) for place in places)
         owner[other] = one
     return {patient: standing_for(patient) for patient in owner}
 
@@ -84,7 +115,7 @@ def write(entries: Iterable[Entry], root: Path, path: Path) -> str:
     table.writerow(COLUMNS)
     for entry in entries:
         sample = entry.sample
-        file = sample.path.relative_to(root).as_posix()
+        file = Path(os.path.relpath(sample.path, root)).as_posix()
         table.writerow((entry.sha256, entry.split, sample.dataset, sample.patient, sample.label or "", file))
     content = lines.getvalue().encode()
     part = path.with_name(f".{path.name}.part")
@@ -104,7 +135,7 @@ def write(entries: Iterable[Entry], root: Path, path: Path) -> str:
 def knows(samples: Iterable[Sample], path: Path) -> bool:
     """Whether a manifest lists any of these photographs, by their SHA-256."""
     known = set(_read(path))
-    return any(hashlib.sha256(sample.path.read_bytes()).hexdigest() in known for sample in samples)
+    return any(hashlib.sha256(content(sample.path)).hexdigest() in known for sample in samples)
 
 
 def obey(samples: Iterable[Sample], path: Path) -> tuple[list[Entry], str]:
@@ -116,7 +147,7 @@ def obey(samples: Iterable[Sample], path: Path) -> tuple[list[Entry], str]:
     known = _read(path)
     entries, strangers = [], []
     for sample in samples:
-        digest = hashlib.sha256(sample.path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(content(sample.path)).hexdigest()
         if digest in known:
             split = known[digest]
             if split:  # the first of byte-identical photographs stands for them all

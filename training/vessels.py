@@ -11,6 +11,7 @@ import numpy.typing as npt
 from fovea import pixels
 from fovea.errors import TrainingError, UnreadableImage
 from fovea.spec import Image
+from training.datasets import content
 from training.splits import Entry
 
 Plane = npt.NDArray[np.uint8]  # [side, side]
@@ -58,7 +59,7 @@ def mask(path: Path, size: tuple[int, ...] | None = None) -> Plane:
         TrainingError: it is unreadable, or of another size.
     """
     try:
-        decoded = pixels.decode(path.read_bytes())
+        decoded = pixels.decode(content(path))
     except UnreadableImage as error:
         raise TrainingError(f"{path}: {error}") from None
     if size is not None and size != decoded[1:]:

@@ -23,6 +23,7 @@ class Answer:
         masks: name → uint8 `[side, side]`, 255 · probability; inside where ≥ `spec.THRESHOLD`.
         frame: the square of the source picture that `heatmap` and `masks` show.
         latency_ms: from sending the request to having the answer, as the client saw it.
+        operating_point: the name of a threshold stored with the model, if one was asked for, and that threshold.
     """
 
     task: Task
@@ -31,16 +32,44 @@ class Answer:
     masks: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
     frame: Frame | None = None
     latency_ms: float = 0.0
+    operating_point: tuple[str, float] | None = None
 
     @property
     def label(self) -> str | None:
-        """The class with the largest probability; the first of equals."""
-        return None if self.probabilities is None else self.task.labels[int(self.probabilities.argmax())]
+        """The class with the largest probability; the first of equals.
+
+        At an operating point: the healthy class if `score` is below the threshold, else the most probable other one.
+        """
+        if self.probabilities is None:
+            return None
+        place = int(self.probabilities.argmax())
+        if self.operating_point is not None and self.score is not None:
+            assert self.task.classes is not None
+            healthy = self.task.labels.index(self.task.classes.healthy)
+            found = self.score >= self.operating_point[1]
+            others = np.where(np.arange(len(self.task.labels)) == healthy, -1, self.probabilities)
+            place = int(others.argmax()) if found else healthy
+        return self.task.labels[place]
 
     @property
     def probability(self) -> float | None:
         """Of `label`."""
-        return None if self.probabilities is None else float(self.probabilities.max())
+        label = self.label
+        if self.probabilities is None or label is None:
+            return None
+        return float(self.probabilities[self.task.labels.index(label)])
+
+    @property
+    def explained(self) -> bool:
+        """Whether the heat map is about `label`: it explains the most probable class, whatever a threshold decides."""
+        return self.probabilities is not None and self.label == self.task.labels[int(self.probabilities.argmax())]
+
+    @property
+    def score(self) -> float | None:
+        """1 − P(healthy): what operating points cut."""
+        if self.probabilities is None or self.task.classes is None:
+            return None
+        return 1 - float(self.probabilities[self.task.labels.index(self.task.classes.healthy)])
 
     def json(self) -> dict[str, Any]:
         """Label, probabilities and frame as plain values; pictures are left to the caller."""
@@ -48,13 +77,20 @@ class Answer:
         if self.probabilities is not None:
             named = zip(self.task.labels, self.probabilities.tolist(), strict=True)
             value |= {"label": self.label, "probability": self.probability, "probabilities": dict(named)}
+        if self.operating_point is not None:
+            name, threshold = self.operating_point
+            value |= {"operating_point": name, "threshold": threshold, "score": self.score}
         if self.frame is not None:
             value["frame"] = self.frame._asdict()
         return value
 
 
 def from_outputs(
-    task: Task, outputs: Mapping[str, "np.ndarray[Any, Any]"], row: int = 0, latency_ms: float = 0.0
+    task: Task,
+    outputs: Mapping[str, "np.ndarray[Any, Any]"],
+    row: int = 0,
+    latency_ms: float = 0.0,
+    operating_point: tuple[str, float] | None = None,
 ) -> Answer:
     """One row of a response: output name → array with the batch first."""
     names = {mask.name for mask in task.masks}
@@ -65,6 +101,7 @@ def from_outputs(
         masks={name: array[row, ..., 0] for name, array in outputs.items() if name in names},
         frame=Frame(*outputs["frame"][row].tolist()) if "frame" in outputs else None,
         latency_ms=latency_ms,
+        operating_point=operating_point,
     )
 
 

@@ -36,6 +36,7 @@ class AsyncClient:
         self.timeout_s = timeout_s
         self._transport: Transport | None = None
         self._checked: dict[str, asyncio.Lock | None] = {}
+        self._points: dict[str, dict[str, float]] = {}
 
     async def __aenter__(self) -> Self:
         self._transport = connect(self.url)
@@ -57,6 +58,7 @@ class AsyncClient:
         image: Source,
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
+        operating_point: str | None = None,
     ) -> Answer:
         """Ask `task` about one picture.
 
@@ -66,6 +68,8 @@ class AsyncClient:
             outputs: which of the task's outputs to answer ("probabilities", "heatmap", a mask's name, "frame");
                 all of them by default.
             timeout_s: the deadline, in seconds, counted from this call.
+            operating_point: the name of a threshold stored with the model ("screening", …) that decides the label;
+                without one it is the most probable class.
 
         Raises:
             FoveaError: see the class; `UnreadableImage` says what is wrong with the picture.
@@ -77,6 +81,7 @@ class AsyncClient:
             raise UnreadableImage("The file is empty: a JPEG, PNG or TIFF picture was expected; copy it again.")
         async with self._deadline(timeout_s):
             await self._check_once(task)
+            threshold = self._threshold(task, operating_point)
             sent = time.perf_counter()
             arrays = await self._connected().infer(task.name, encoded, names)
             latency_ms = 1e3 * (time.perf_counter() - sent)
@@ -86,12 +91,14 @@ class AsyncClient:
                     f"{self.url} answered {tensor.name} of shape {arrays[tensor.name].shape[1:]}; "
                     f"task {task.name} declares {tensor.shape}."
                 )
-        return from_outputs(task, arrays, latency_ms=latency_ms)
+        return from_outputs(task, arrays, latency_ms=latency_ms, operating_point=threshold)
 
-    async def check(self, task: str | Task, timeout_s: float | None = None) -> None:
+    async def check(self, task: str | Task, timeout_s: float | None = None, operating_point: str | None = None) -> None:
         """Raise what every request for `task` would meet: `ServerUnreachable`, `WrongModel`, …; else do nothing."""
+        task = task_named(task) if isinstance(task, str) else task
         async with self._deadline(timeout_s):
-            await self._check_once(task_named(task) if isinstance(task, str) else task)
+            await self._check_once(task)
+        self._threshold(task, operating_point)
 
     async def ask_many(
         self,
@@ -100,6 +107,7 @@ class AsyncClient:
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
         concurrency: int = 4,
+        operating_point: str | None = None,
     ) -> AsyncIterator[tuple[int, Answer | FoveaError]]:
         """Ask about many pictures, `concurrency` at a time; yields (position in `images`, answer or its error).
 
@@ -113,7 +121,8 @@ class AsyncClient:
             while True:
                 while len(pending) < concurrency and (item := next(waiting, None)) is not None:
                     position, image = item
-                    pending[asyncio.create_task(self.ask(task, image, outputs, timeout_s))] = position
+                    asked = self.ask(task, image, outputs, timeout_s, operating_point)
+                    pending[asyncio.create_task(asked)] = position
                 if not pending:
                     return
                 done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -155,7 +164,8 @@ class AsyncClient:
         async with lock:
             if self._checked[task.name] is None:
                 return
-            found, labels = await self._connected().describe(task.name)
+            description = await self._connected().describe(task.name)
+            found, labels = description.tensors, description.labels
             declared = {tensor.name: (tensor.dtype, tensor.shape) for tensor in task.outputs}
             if found != declared:
                 wrong = sorted(n for n in found.keys() | declared.keys() if found.get(n) != declared.get(n))
@@ -168,7 +178,18 @@ class AsyncClient:
                     f"{self.url} answers {task.name} with the classes {', '.join(labels)}, but this client declares "
                     f"{', '.join(task.labels)}: use the client that came with the server's release."
                 )
+            self._points[task.name] = description.operating_points
             self._checked[task.name] = None
+
+    def _threshold(self, task: Task, name: str | None) -> tuple[str, float] | None:
+        """The named threshold that the server stores with the model, or `UsageError` naming those there are."""
+        if name is None:
+            return None
+        points = self._points[task.name]
+        if name not in points:
+            known = f"choose from {', '.join(points)}" if points else "it stores none; leave it out"
+            raise UsageError(f"{self.url} has no operating point {name!r} for {task.name}: {known}.")
+        return name, points[name]
 
 
 class Client:
@@ -206,9 +227,10 @@ class Client:
         image: Source,
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
+        operating_point: str | None = None,
     ) -> Answer:
         """As `AsyncClient.ask`."""
-        return self._wait(self._client.ask(task, image, outputs, timeout_s))
+        return self._wait(self._client.ask(task, image, outputs, timeout_s, operating_point))
 
     def _wait(self, call: Coroutine[Any, Any, Result]) -> Result:
         if self._loop is None:

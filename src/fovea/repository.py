@@ -8,7 +8,10 @@ On a CPU every step has as many instances as there are cores, one thread each, a
 queued requests onto one instance idles the other cores. On a GPU there is one instance with dynamic batching.
 """
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from google.protobuf import text_format
@@ -41,12 +44,14 @@ def _kind(tensor: Tensor) -> "pb.DataType.ValueType":
     return pb.DataType.Value(f"TYPE_{tensor.dtype}")
 
 
-def ensemble_config(task: Task) -> pb.ModelConfig:
+def ensemble_config(task: Task, points: Mapping[str, float]) -> pb.ModelConfig:
     config = pb.ModelConfig(name=task.name, platform="ensemble", max_batch_size=task.max_batch)
     config.input.add(name="image", data_type=pb.TYPE_STRING, dims=[1])
     for tensor in task.outputs:
         config.output.add(name=tensor.name, data_type=_kind(tensor), dims=tensor.shape)
     config.parameters["labels"].string_value = ",".join(task.labels)
+    if points:
+        config.parameters["operating_points"].string_value = json.dumps(dict(points))
     step = config.ensemble_scheduling.step.add(model_name=preprocess_name(task), model_version=-1)
     step.input_map["image"] = "image"
     step.output_map["pixels"] = "pixels"
@@ -85,14 +90,17 @@ def network_config(task: Task, network: Network, hardware: Hardware, cores: int)
     return config
 
 
-def files(task: Task, cores: int = CORES) -> dict[str, str]:
-    """Every text file that serves `task`: path below the repository → content. The graphs are export's to add."""
+def files(task: Task, cores: int = CORES, points: Mapping[str, float] = MappingProxyType({})) -> dict[str, str]:
+    """Every text file that serves `task`: path below the repository → content. The graphs are export's to add.
+
+    `points` are the thresholds stored with the task's classifier, by name; clients read them from the ensemble.
+    """
 
     def text(config: pb.ModelConfig) -> str:
         return str(text_format.MessageToString(config))
 
     written = {
-        f"{task.name}/config.pbtxt": text(ensemble_config(task)),
+        f"{task.name}/config.pbtxt": text(ensemble_config(task, points)),
         f"{task.name}/1/.gitkeep": "",  # Triton wants a version folder, git keeps no empty one
         f"{preprocess_name(task)}/config.pbtxt": text(preprocess_config(task, cores)),
         f"{preprocess_name(task)}/1/model.py": PREPROCESS_MODEL,
@@ -109,6 +117,13 @@ def configured_cores(task: Task, repository: Path) -> int:
     """How many cores the task's CPU configs were fitted to: the instances of its first network."""
     text = (repository / task.networks[0].name / "config.pbtxt").read_text(encoding="utf-8")
     return sum(group.count for group in text_format.Parse(text, pb.ModelConfig()).instance_group)
+
+
+def operating_points(task: Task, repository: Path) -> dict[str, float]:
+    """The thresholds that the cards of the task's networks state, by name; none where there is no card."""
+    cards = (repository / network.name / "card.json" for network in task.networks)
+    read = [json.loads(card.read_text(encoding="utf-8")) for card in cards if card.exists()]
+    return {point["name"]: point["threshold"] for card in read for point in card.get("operating_points", ())}
 
 
 def graph_path(repository: Path, network: Network) -> Path:

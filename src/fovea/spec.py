@@ -7,6 +7,9 @@ names and shapes, config.pbtxt, the client's checks, benchmark rows and test cas
 from dataclasses import dataclass
 from typing import Literal
 
+Modality = Literal["fundus", "disc", "oct", "glomerulus", "artery"]
+"""A kind of picture: a data set says which it holds, a task which it is asked about."""
+
 THRESHOLD = 128
 """A mask pixel of at least this value (of 255) is inside: export folds the operating threshold into the network."""
 
@@ -35,9 +38,13 @@ class Image:
 
 @dataclass(frozen=True)
 class Classes:
-    """Output `probabilities`, float32 `[batch, len(labels)]`, in 0…1, summing to 1."""
+    """Output `probabilities`, float32 `[batch, len(labels)]`, in 0…1, summing to 1.
+
+    `healthy` is the label that says nothing was found; 1 − its probability is the score that operating points cut.
+    """
 
     labels: tuple[str, ...]
+    healthy: str
 
     @property
     def tensor(self) -> Tensor:
@@ -110,6 +117,7 @@ class Task:
     name: str
     question: str
     image: Image
+    modalities: tuple[Modality, ...]  # the first is what phantoms show
     networks: tuple[Network, ...]
 
     @property
@@ -121,9 +129,13 @@ class Task:
         return tuple(answer for answer in self.answers if isinstance(answer, Mask))
 
     @property
+    def classes(self) -> Classes | None:
+        return next((answer for answer in self.answers if isinstance(answer, Classes)), None)
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The classes, in the order of `probabilities`; empty for a task without a classifier."""
-        return next((answer.labels for answer in self.answers if isinstance(answer, Classes)), ())
+        return self.classes.labels if self.classes else ()
 
     @property
     def heatmap(self) -> Heatmap | None:

@@ -4,25 +4,28 @@ from fovea.errors import UsageError
 from fovea.spec import Classes, Heatmap, Image, Mask, Network, Task, Tolerance
 
 FUNDUS_LABELS = ("DiabeticRetinopathy", "Glaucoma", "Myopia", "Normal")
+FUNDUS_CLASSES = Classes(FUNDUS_LABELS, healthy="Normal")
+PROBABILITY = Tolerance(atol=1e-5, rtol=0)
 
 RETINA = Task(
     name="retina",
     question="Which of four conditions does the vessel map of this fundus photograph show?",
     image=Image(side=512, crop="field_of_view"),
+    modalities=("fundus",),
     networks=(
         Network(
             name="retina_unet",
             framework="torch",
             reads="image",
             answers=(Mask("vessels", side=512),),
-            tolerance=Tolerance(atol=1e-5, rtol=0),
+            tolerance=PROBABILITY,
         ),
         Network(
             name="retina_classifier",
             framework="keras",
             reads="vessels",
-            answers=(Classes(FUNDUS_LABELS), Heatmap(side=16)),
-            tolerance=Tolerance(atol=1e-5, rtol=0),
+            answers=(FUNDUS_CLASSES, Heatmap(side=16)),
+            tolerance=PROBABILITY,
         ),
     ),
 )
@@ -31,18 +34,89 @@ FUNDUS = Task(
     name="fundus",
     question="Which of four conditions does this fundus photograph show?",
     image=Image(side=256, crop="field_of_view"),
+    modalities=("fundus",),
     networks=(
         Network(
             name="fundus_classifier",
             framework="keras",
             reads="image",
-            answers=(Classes(FUNDUS_LABELS), Heatmap(side=16)),
-            tolerance=Tolerance(atol=1e-5, rtol=0),
+            answers=(FUNDUS_CLASSES, Heatmap(side=16)),
+            tolerance=PROBABILITY,
         ),
     ),
 )
 
-TASKS: dict[str, Task] = {task.name: task for task in (RETINA, FUNDUS)}
+GLAUCOMA = Task(
+    name="glaucoma",
+    question="Does this optic disc, or fundus photograph, show glaucoma?",
+    image=Image(side=224, crop="field_of_view"),
+    modalities=("disc", "fundus"),
+    networks=(
+        Network(
+            name="glaucoma_classifier",
+            framework="keras",
+            reads="image",
+            answers=(Classes(("Normal", "Glaucoma"), healthy="Normal"), Heatmap(side=14)),
+            tolerance=PROBABILITY,
+        ),
+    ),
+)
+
+OCT = Task(
+    name="oct",
+    question="Which of three conditions, or none, does this OCT B-scan show?",
+    image=Image(side=256),
+    modalities=("oct",),
+    networks=(
+        Network(
+            name="oct_classifier",
+            framework="keras",
+            reads="image",
+            answers=(Classes(("CNV", "DME", "DRUSEN", "NORMAL"), healthy="NORMAL"), Heatmap(side=16)),
+            tolerance=PROBABILITY,
+        ),
+    ),
+)
+
+GLOMERULI = Task(
+    name="glomeruli",
+    question="Is this glomerulus globally sclerotic?",
+    image=Image(side=224),
+    modalities=("glomerulus",),
+    networks=(
+        Network(
+            name="glomeruli_classifier",
+            framework="keras",
+            reads="image",
+            answers=(
+                Classes(
+                    ("globally_sclerotic_glomeruli", "non_globally_sclerotic_glomeruli"),
+                    healthy="non_globally_sclerotic_glomeruli",
+                ),
+                Heatmap(side=7),
+            ),
+            tolerance=PROBABILITY,
+        ),
+    ),
+)
+
+ARTERY = Task(
+    name="artery",
+    question="Is this artery healthy?",
+    image=Image(side=300),
+    modalities=("artery",),
+    networks=(
+        Network(
+            name="artery_classifier",
+            framework="keras",
+            reads="image",
+            answers=(Classes(("healthy", "unhealthy"), healthy="healthy"), Heatmap(side=19)),
+            tolerance=PROBABILITY,
+        ),
+    ),
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in (RETINA, FUNDUS, GLAUCOMA, OCT, GLOMERULI, ARTERY)}
 
 
 def task_named(name: str) -> Task:

@@ -1,8 +1,10 @@
 """The two wires: tritonclient's asyncio clients for gRPC and HTTP, behind one interface, their failures made ours."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -32,14 +34,21 @@ PLAIN = {"Accept-Encoding": "identity"}
 UNREADABLE = "UnreadableImage: "
 """How the server's preprocessing marks a refusal that is the picture's fault."""
 
-Description = tuple[dict[str, tuple[str, tuple[int, ...]]], tuple[str, ...]]
+
+@dataclass(frozen=True)
+class Description:
+    """What a server says of a task: output → (dtype, shape without batch), class labels, thresholds by name."""
+
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    labels: tuple[str, ...]
+    operating_points: dict[str, float]
 
 
 class Transport(Protocol):
     """What a client needs of a wire; every failure is a `FoveaError`."""
 
     async def describe(self, task: str) -> Description:
-        """Output name → (dtype, shape without batch) as the server says, and its class labels."""
+        """As the server says."""
 
     async def infer(self, task: str, encoded: bytes, outputs: Sequence[str]) -> dict[str, "np.ndarray[Any, Any]"]:
         """The outputs, each with a batch axis of one in front."""
@@ -75,7 +84,7 @@ class Grpc:
             metadata = await self.client.get_model_metadata(task)
             config = (await self.client.get_model_config(task)).config
             found = {o.name: (o.datatype, tuple(o.shape)[1:]) for o in metadata.outputs}
-            return found, _labels(config.parameters["labels"].string_value)
+            return _described(found, {name: value.string_value for name, value in config.parameters.items()})
 
     async def infer(self, task: str, encoded: bytes, outputs: Sequence[str]) -> dict[str, "np.ndarray[Any, Any]"]:
         image = grpc_client.InferInput("image", [1, 1], "BYTES")
@@ -101,7 +110,7 @@ class Http:
             metadata = await self.client.get_model_metadata(task)
             config = await self.client.get_model_config(task)
             found = {o["name"]: (o["datatype"], tuple(o["shape"])[1:]) for o in metadata["outputs"]}
-            return found, _labels(config["parameters"]["labels"]["string_value"])
+            return _described(found, {name: value["string_value"] for name, value in config["parameters"].items()})
 
     async def infer(self, task: str, encoded: bytes, outputs: Sequence[str]) -> dict[str, "np.ndarray[Any, Any]"]:
         image = http_client.InferInput("image", [1, 1], "BYTES")
@@ -114,8 +123,10 @@ class Http:
         await self.client.close()
 
 
-def _labels(text: str) -> tuple[str, ...]:
-    return tuple(text.split(",")) if text else ()
+def _described(tensors: dict[str, tuple[str, tuple[int, ...]]], parameters: Mapping[str, str]) -> Description:
+    labels = tuple(parameters["labels"].split(",")) if parameters["labels"] else ()
+    points = {name: float(value) for name, value in json.loads(parameters.get("operating_points", "{}")).items()}
+    return Description(tensors, labels, points)
 
 
 def _arrays(result: Any, outputs: Sequence[str]) -> dict[str, "np.ndarray[Any, Any]"]:

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Plane = npt.NDArray[np.float32]  # [height, width]; a picture is [height, width, 3], RGB in 0…255
+from fovea.phantoms.plane import JPEG_QUALITY, Plane, clouds, streams
+
 Point = tuple[float, float]
 
 RADIUS = 272.0
@@ -33,6 +34,8 @@ CALIBRES, DENSITIES = (1.5, 3.0, 6.0, 9.0), (0.20, 0.31, 0.42, 0.48)
 """Optical density in green of vessels of these calibres; below the first, a vessel is no longer followed."""
 ABSORBANCE = np.array((0.14, 1.0, 0.55), np.float32)
 """Optical density of blood in red, green and blue over that in green."""
+RIM, CUP = (1.2, 1.75, 1.9), (1.12, 1.6, 2.2)
+"""How much brighter than the retina the disc is in red, green and blue, and how much brighter than it the cup."""
 SUPERSAMPLING, SUBPIXEL_BITS = 3, 4
 
 
@@ -58,7 +61,7 @@ class Phantom:
 
     def encoded(self, format: Literal["jpg", "png"] = "jpg") -> bytes:
         """The picture as a JPEG file of quality 95, or as a PNG file."""
-        settings = [cv2.IMWRITE_JPEG_QUALITY, 95] if format == "jpg" else []
+        settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if format == "jpg" else []
         return cv2.imencode(f".{format}", self.picture[..., ::-1], settings)[1].tobytes()
 
 
@@ -79,13 +82,15 @@ class View:
     width: int
     scale: float
     mirrored: bool  # True puts the disc left of the centre
+    centre: Point = (0.0, 0.0)  # what lies in the picture's middle
 
     def grid(self) -> tuple[Plane, Plane]:
         """Canonical x and y of every pixel's centre, each float32 `[height, width]`."""
         y, x = np.indices((self.height, self.width), np.float32)
         centre_y, centre_x = np.float32((self.height - 1) / 2), np.float32((self.width - 1) / 2)
         scale = np.float32(self.scale)
-        return (x - centre_x) / (-scale if self.mirrored else scale), (y - centre_y) / scale
+        from_middle = (x - centre_x) / (-scale if self.mirrored else scale), (y - centre_y) / scale
+        return from_middle[0] + np.float32(self.centre[0]), from_middle[1] + np.float32(self.centre[1])
 
     def canvas(self) -> Plane:
         """An empty supersampled plane, for OpenCV to draw on."""
@@ -94,7 +99,9 @@ class View:
     def on_canvas(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
         """Canonical points `[n, 2]` as fixed-point canvas coordinates with `SUBPIXEL_BITS` binary digits."""
         scale = np.array((-self.scale if self.mirrored else self.scale, self.scale))
-        pixels = (points * scale + np.array((self.width / 2, self.height / 2))) * SUPERSAMPLING - 0.5
+        pixels = (
+            (points - np.array(self.centre)) * scale + np.array((self.width / 2, self.height / 2))
+        ) * SUPERSAMPLING - 0.5
         return np.asarray(np.rint(pixels * 2**SUBPIXEL_BITS), np.int32)
 
     def shrunk(self, canvas: Plane) -> Plane:
@@ -103,9 +110,7 @@ class View:
 
     def clouds(self, size: float, generator: np.random.Generator) -> Plane:
         """Smooth noise of standard deviation near 1 whose grain measures `size` canonical units."""
-        grains = [math.ceil(side / (size * self.scale)) + 3 for side in (self.height, self.width)]
-        noise = 1.4 * generator.standard_normal(grains, dtype=np.float32)
-        return np.asarray(cv2.resize(noise, (self.width, self.height), interpolation=cv2.INTER_CUBIC), np.float32)
+        return clouds(self.height, self.width, size * self.scale, generator)
 
 
 @dataclass(frozen=True)
@@ -131,16 +136,16 @@ class Vessel:
 
 def fundus(seed: int, signs: Signs = Signs(), height: int = 584, width: int = 656) -> Phantom:
     """Draw one eye. The same arguments give the same pixels on the same machine."""
-    anatomy, camera, lesions, noise = (np.random.default_rng([seed, stream]) for stream in range(4))
+    anatomy, camera, lesions, noise = streams(seed)
     view = View(height, width, FILL * min(height, width) / RADIUS, mirrored=bool(anatomy.random() < 0.5))
     disc = anatomy.uniform(135, 165), anatomy.uniform(-18, 12)
     macula = disc[0] - anatomy.uniform(150, 170), disc[1] + anatomy.uniform(4, 18)
     eye = Eye(disc, DISC_RADIUS * anatomy.uniform(0.9, 1.1), macula)
 
-    density, vessels = _draw_vessels(grow(eye, anatomy), view)
+    density, vessels = draw_vessels(grow(eye, anatomy), view)
     x, y = view.grid()
-    picture = _background(x, y, eye, signs, view, camera)
-    on_disc = _draw_disc(picture, x, y, eye, signs, view, camera)
+    picture = background(x, y, eye, signs, view, camera)
+    on_disc = draw_disc(picture, x, y, eye, signs, view, camera)
     exudates, blood = _draw_lesions(eye, signs, view, lesions)
     _tint(picture, exudates, (1.3, 2.7, 1.9))
     density *= np.float32(camera.uniform(0.9, 1.3)) * (1 + 0.6 * on_disc)
@@ -254,7 +259,7 @@ def _grow_one(
     return Vessel(np.array(points), np.array(calibres), shoot.vein)
 
 
-def _draw_vessels(vessels: list[Vessel], view: View) -> tuple[Plane, Plane]:
+def draw_vessels(vessels: list[Vessel], view: View) -> tuple[Plane, Plane]:
     """Optical density in green, and the share of each pixel that is vessel."""
     canvas = view.canvas()
     for vessel in sorted(vessels, key=lambda vessel: vessel.calibres[0]):
@@ -270,7 +275,7 @@ def _draw_vessels(vessels: list[Vessel], view: View) -> tuple[Plane, Plane]:
     return view.shrunk(canvas), view.shrunk((canvas > 0).astype(np.float32))
 
 
-def _background(x: Plane, y: Plane, eye: Eye, signs: Signs, view: View, camera: np.random.Generator) -> Plane:
+def background(x: Plane, y: Plane, eye: Eye, signs: Signs, view: View, camera: np.random.Generator) -> Plane:
     """The retina without vessels and disc, under this camera's light."""
     red = camera.uniform(165, 225)
     colour = np.array((red, red * camera.uniform(0.31, 0.40), red * camera.uniform(0.06, 0.2)), np.float32)
@@ -296,8 +301,16 @@ def _background(x: Plane, y: Plane, eye: Eye, signs: Signs, view: View, camera: 
     return picture
 
 
-def _draw_disc(
-    picture: Plane, x: Plane, y: Plane, eye: Eye, signs: Signs, view: View, camera: np.random.Generator
+def draw_disc(
+    picture: Plane,
+    x: Plane,
+    y: Plane,
+    eye: Eye,
+    signs: Signs,
+    view: View,
+    camera: np.random.Generator,
+    rim: tuple[float, float, float] = RIM,
+    pale: tuple[float, float, float] = CUP,
 ) -> Plane:
     """The crescent of atrophy, the disc upon it, and the cup within; returns the opacity of the disc."""
     (dx, dy), radius = eye.disc, eye.disc_radius
@@ -307,9 +320,9 @@ def _draw_disc(
     cup = radius * signs.cup - np.hypot((x - dx + 0.12 * radius) / 0.95, y - dy) + 0.5 * ragged
     if signs.crescent > 0:
         _tint(picture, np.clip(beside / 4 + 0.5, 0, 1) * (1 - disc) * (0.8 + 0.1 * ragged), (1.22, 2.1, 2.8))
-    _tint(picture, disc * (1 - 0.006 * (x - dx)), (1.2, 1.75, 1.9))
+    _tint(picture, disc * (1 - 0.006 * (x - dx)), rim)
     if signs.cup > 0:
-        _tint(picture, np.clip(cup / 9 + 0.5, 0, 1), (1.12, 1.6, 2.2))
+        _tint(picture, np.clip(cup / 9 + 0.5, 0, 1), pale)
     return disc
 
 
