@@ -24,6 +24,19 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 sys.exit(main())
 """
 
+FULL_AT_CHECKPOINT = """
+import resource, signal, sys
+from training import classifier
+from training.__main__ import main
+honest = classifier._Keeper.on_epoch_end
+def full(*arguments):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+    return honest(*arguments)
+classifier._Keeper.on_epoch_end = full
+sys.exit(main())
+"""
+
 CTRL_C = """
 import os, signal, sys
 from training import segmenter
@@ -172,9 +185,10 @@ def test_a_task_is_trained_on_a_disk_that_fills_judged_and_judged_elsewhere(tmp_
     training = ("retina", "--data", tmp_path / "data", "--steps", 2, "--epochs", 1, *home)
     code, stderr = run(*training, "--network", "retina_unet")
     assert code == 0, stderr
-    code, stderr = run(*training, "--network", "retina_classifier", program=("-c", FULL_DISK))
-    assert code == 1
-    assert ".keras could not be written (File too large): free some room, then resume." in sentence(stderr)
+    for full, file in ((FULL_DISK, ".npy"), (FULL_AT_CHECKPOINT, ".keras")):
+        code, stderr = run(*training, "--network", "retina_classifier", program=("-c", full))
+        assert code == 1
+        assert f"{file} could not be written (File too large): free some room, then resume." in sentence(stderr)
     assert not [name for name in names(tmp_path) if ".part" in name or name.endswith(".keras")]
     code, stderr = run(*training, "--network", "retina_classifier")
     assert code == 0, stderr
