@@ -1,13 +1,18 @@
 """What many tests share: pictures, the real server, the real photographs where they are."""
 
 import os
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_stores import Command, Result, labelled
+from wire_mongodb import WireMongoDB, serving
 
 from fovea import phantoms
 from fovea.server import Server
+from training import store
 
 ROOT = Path(__file__).parent.parent
 REPOSITORY = ROOT / "model_repository"
@@ -39,3 +44,41 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real photographs: set FOVEA_DATA to their folder")
     return folder
+
+
+@pytest.fixture
+def refused_port() -> Iterator[int]:
+    """A port that is ours and refuses connections: bound, never listening."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Six small pictures of two labels and two patients."""
+    return labelled(tmp_path / "pictures")
+
+
+@pytest.fixture
+def store_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Exit code, standard output and standard error of the command line."""
+
+    def command(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["store", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            code = store.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return code, said.out, said.err
+
+    return command
+
+
+@pytest.fixture
+def wire() -> Iterator[WireMongoDB]:
+    with serving() as server:
+        yield server

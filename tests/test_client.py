@@ -29,14 +29,6 @@ from fovea.transport import translate
 
 
 @pytest.fixture
-def refused_port() -> Iterator[int]:
-    """A port that is ours and refuses connections: bound, never listening."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
-
-
-@pytest.fixture
 def silent_port() -> Iterator[int]:
     """A port that accepts connections and never says a word."""
     with socket.socket() as listening:

@@ -5,10 +5,8 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -79,11 +77,9 @@ def mixed(good: Path) -> Path:
 
 
 @pytest.fixture
-def refused() -> Iterator[str]:
-    """An address that refuses connections: bound, never listening."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield f"grpc://127.0.0.1:{held.getsockname()[1]}"
+def refused(refused_port: int) -> str:
+    """An address that refuses connections."""
+    return f"grpc://127.0.0.1:{refused_port}"
 
 
 def command(*arguments: object) -> list[str]:

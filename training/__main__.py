@@ -127,11 +127,8 @@ def train_or_judge(options: argparse.Namespace) -> int:
             "--prepare goes with one training: --evaluate knows what a network was trained on, and --ablate compares "
             "all preparations over --seeds."
         )
-    if options.ablate and (options.evaluate or options.retrain or options.show or options.split_by == "image"):
-        raise UsageError(
-            "--ablate trains and judges, on splits by patient: leave out --evaluate, --retrain, --show and --split-by "
-            "image."
-        )
+    if options.ablate and options.split_by == "image":
+        raise UsageError("--ablate judges on splits by patient: leave out --split-by image.")
     task = preparation.prepared(task, options.prepare)
     images = plan.folder_of(task, options) / "images"
     for asked in ("evaluate", "retrain") if options.evaluate else ("data", "retrain"):

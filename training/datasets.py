@@ -13,6 +13,8 @@ from fovea.errors import TrainingError
 from fovea.spec import Modality
 
 PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".gif", ".bmp", ".ppm"}
+MASK_FOLDERS = frozenset({"vessels", "field_of_view"})
+"""Folders beside the classes of a labelled folder that hold masks: no labels."""
 
 
 @dataclass(frozen=True)

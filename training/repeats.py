@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def _into_service(task: Task, run: Run, home: Path, weights: Path) -> None:
         for path in run.weights.glob(f"{network.name}.*"):
             files[path] = weights / path.name
     for source, target in files.items():
-        run.replace(target, lambda part, source=source: shutil.copyfile(source, part))  # type: ignore[misc]
+        run.replace(target, partial(shutil.copyfile, source))
 
 
 def _row(task: Task, run: Run, report: dict[str, Any]) -> dict[str, Any]:

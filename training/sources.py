@@ -8,11 +8,9 @@ from fovea.errors import TrainingError
 from fovea.spec import Task
 from fovea.tasks import TASKS
 from training import datasets, store
-from training.datasets import PICTURES, Sample
-from training.store_documents import is_store
+from training.datasets import MASK_FOLDERS, PICTURES, Sample
+from training.store_access import is_store
 
-BESIDE = ("vessels", "field_of_view")
-"""Folders of masks, which may lie beside the classes."""
 IMAGE_COLUMNS = ("image", "image_id", "image id", "id", "file", "filename", "name")
 LABEL_COLUMNS = ("label", "diagnosis", "class")
 PATIENT_COLUMNS = ("patient", "patient_id", "patient id")
@@ -100,7 +98,7 @@ def _check(folder: Path, task: Task) -> None:
         if inside.name in task.labels and not _pictures(inside):
             raise TrainingError(f"{inside} holds no picture: put the pictures of that class there, or delete it.")
         # A class whose name is misspelt would silently not be learnt.
-        if inside.name not in {*every, *BESIDE} and _pictures(inside) and not any(datasets.published(inside)):
+        if inside.name not in {*every, *MASK_FOLDERS} and _pictures(inside) and not any(datasets.published(inside)):
             raise TrainingError(
                 f"{inside} is no class of {task.name} ({', '.join(task.labels)}): rename it, or move it elsewhere."
             )

@@ -27,22 +27,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from fovea import program
 from fovea.errors import TrainingError, UnreadableImage, UsageError
 from fovea.pixels import MIN_SIDE, decode
-from training.datasets import PICTURES
+from training.datasets import MASK_FOLDERS, PICTURES
+from training.store_access import SERVER, Documents, Store, opened, shown
 from training.store_documents import (
-    MASKS,
-    SERVER,
     Description,
     Document,
-    Documents,
     Fields,
-    Store,
     checked_label,
     describe,
     fits_in_a_path,
     look_up,
-    opened,
     picture_bytes,
-    shown,
 )
 
 CONSOLE = Console(stderr=True, highlight=False, markup=False, soft_wrap=True, emoji=False)
@@ -229,7 +224,7 @@ def _pictures(folder: Path) -> list[Path]:
     paths = [
         path
         for path in sorted(folder.glob("[!.]*/[!.]*"))
-        if path.suffix.lower() in PICTURES and path.parent.name not in MASKS and path.is_file()
+        if path.suffix.lower() in PICTURES and path.parent.name not in MASK_FOLDERS and path.is_file()
     ]
     if not paths:
         kinds = ", ".join(sorted(PICTURES))

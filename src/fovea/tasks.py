@@ -7,6 +7,12 @@ FUNDUS_LABELS = ("DiabeticRetinopathy", "Glaucoma", "Myopia", "Normal")
 FUNDUS_CLASSES = Classes(FUNDUS_LABELS, healthy="Normal")
 PROBABILITY = Tolerance(atol=1e-5, rtol=0)
 
+
+def _picture_classifier(name: str, classes: Classes, heatmap: int) -> Network:
+    """A Keras network that reads the picture and answers classes and a heat map of `heatmap` pixels a side."""
+    return Network(name, "keras", "image", (classes, Heatmap(heatmap)), tolerance=PROBABILITY)
+
+
 RETINA = Task(
     name="retina",
     question="Which of four conditions does the vessel map of this fundus photograph show?",
@@ -35,15 +41,7 @@ FUNDUS = Task(
     question="Which of four conditions does this fundus photograph show?",
     image=Image(side=256, crop="field_of_view"),
     modalities=("fundus",),
-    networks=(
-        Network(
-            name="fundus_classifier",
-            framework="keras",
-            reads="image",
-            answers=(FUNDUS_CLASSES, Heatmap(side=16)),
-            tolerance=PROBABILITY,
-        ),
-    ),
+    networks=(_picture_classifier("fundus_classifier", FUNDUS_CLASSES, heatmap=16),),
 )
 
 GLAUCOMA = Task(
@@ -52,13 +50,7 @@ GLAUCOMA = Task(
     image=Image(side=224, crop="field_of_view"),
     modalities=("disc", "fundus"),
     networks=(
-        Network(
-            name="glaucoma_classifier",
-            framework="keras",
-            reads="image",
-            answers=(Classes(("Normal", "Glaucoma"), healthy="Normal"), Heatmap(side=14)),
-            tolerance=PROBABILITY,
-        ),
+        _picture_classifier("glaucoma_classifier", Classes(("Normal", "Glaucoma"), healthy="Normal"), heatmap=14),
     ),
 )
 
@@ -68,12 +60,8 @@ OCT = Task(
     image=Image(side=256),
     modalities=("oct",),
     networks=(
-        Network(
-            name="oct_classifier",
-            framework="keras",
-            reads="image",
-            answers=(Classes(("CNV", "DME", "DRUSEN", "NORMAL"), healthy="NORMAL"), Heatmap(side=16)),
-            tolerance=PROBABILITY,
+        _picture_classifier(
+            "oct_classifier", Classes(("CNV", "DME", "DRUSEN", "NORMAL"), healthy="NORMAL"), heatmap=16
         ),
     ),
 )
@@ -84,18 +72,13 @@ GLOMERULI = Task(
     image=Image(side=224),
     modalities=("glomerulus",),
     networks=(
-        Network(
-            name="glomeruli_classifier",
-            framework="keras",
-            reads="image",
-            answers=(
-                Classes(
-                    ("globally_sclerotic_glomeruli", "non_globally_sclerotic_glomeruli"),
-                    healthy="non_globally_sclerotic_glomeruli",
-                ),
-                Heatmap(side=7),
+        _picture_classifier(
+            "glomeruli_classifier",
+            Classes(
+                ("globally_sclerotic_glomeruli", "non_globally_sclerotic_glomeruli"),
+                healthy="non_globally_sclerotic_glomeruli",
             ),
-            tolerance=PROBABILITY,
+            heatmap=7,
         ),
     ),
 )
@@ -106,13 +89,7 @@ ARTERY = Task(
     image=Image(side=300),
     modalities=("artery",),
     networks=(
-        Network(
-            name="artery_classifier",
-            framework="keras",
-            reads="image",
-            answers=(Classes(("healthy", "unhealthy"), healthy="healthy"), Heatmap(side=19)),
-            tolerance=PROBABILITY,
-        ),
+        _picture_classifier("artery_classifier", Classes(("healthy", "unhealthy"), healthy="healthy"), heatmap=19),
     ),
 )
 
