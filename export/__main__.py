@@ -1,4 +1,7 @@
-"""`python -m export <task>`: trained networks → ONNX, with proven parity, into the model repository."""
+"""`python -m export <task>`: trained networks → ONNX, with proven parity, into the model repository.
+
+`python -m export lint [DIR]` checks a Triton repository; `release`, `rollback` and `list` publish what was exported.
+"""
 
 import argparse
 import logging
