@@ -5,7 +5,9 @@
 
 import argparse
 import logging
+import resource
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -25,6 +27,12 @@ def arguments() -> argparse.ArgumentParser:
         "--pictures", type=Path, nargs="*", default=[], metavar="DIR", help="real pictures to measure parity on"
     )
     parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8", "auto"),
+        help="of the graphs that are served; auto keeps the fastest that holds on held-out pictures (fp32)",
+        default="fp32",
+    )
+    parser.add_argument(
         "--cores", type=int, default=repository.CORES, help=f"cores to fit the CPU configs to ({repository.CORES})"
     )
     parser.add_argument("--configs", action="store_true", help="write the configs only, for other --cores")
@@ -41,18 +49,26 @@ def main() -> int:
 def export(options: argparse.Namespace) -> int:
     """Convert, measure, and place all of a task or nothing."""
     task = task_named(options.task)
+    began = time.monotonic()
     if options.cores < 1:
         raise UsageError("--cores must be at least 1.")
     networks: dict[str, bytes] = {}
     points = repository.operating_points(task, options.repository)
+    choices = repository.recorded_choices(task, options.repository)
     if not options.configs:
         from export.convert import convert  # the frameworks, which a machine that only serves does not have
 
-        networks, points = convert(task, options)
-    configs = {name: text.encode() for name, text in repository.files(task, options.cores, points).items()}
+        converted = convert(task, options)
+        networks, points, choices = converted.files, converted.points, converted.choices
+    texts = repository.files(task, options.cores, points, choices)
+    configs = {name: text.encode() for name, text in texts.items()}
     place(options.repository, configs | networks)
     names = ", ".join(repository.models(task))
-    print(f"Placed {names} in {options.repository}.", file=sys.stderr)
+    took, peak = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"Placed {names} in {options.repository}, in {took:.0f} s and {peak:.1f} GiB of memory at most.",
+        file=sys.stderr,
+    )
     return 0
 
 

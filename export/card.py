@@ -4,7 +4,8 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,20 @@ import onnx
 
 from export import graph
 from export.parity import Line
+from export.precision import Ladder
 from fovea.spec import Network, Task
 
-PACKAGES = ("torch", "tensorflow-cpu", "keras", "tf2onnx", "onnx", "onnxruntime", "numpy", "opencv-python-headless")
+PACKAGES = (  # as pip calls them
+    "torch",
+    "tensorflow-cpu",
+    "keras",
+    "tf2onnx",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "numpy",
+    "opencv-python-headless",
+)
 CONFOUNDED_ABOVE = 0.8
 """A probe that sees nothing diagnostic and passes this macro AUC knows the camera."""
 USE = "Research use. Not a medical device: no decision about a person may rest on it."
@@ -24,12 +36,16 @@ def facts(
     task: Task,
     network: Network,
     model: onnx.ModelProto,
-    content: bytes,
+    contents: Mapping[str, bytes],
     lines: Sequence[Line],
+    measured: Ladder | None,
     weights: Path,
     reports: Path,
 ) -> dict[str, Any]:
-    """Everything the card says, as plain values; training and evaluation are left out where they left no record."""
+    """Everything the card says, as plain values; training and evaluation are left out where they left no record.
+
+    `contents` are the graphs by file name, `model.onnx` the fp32 one that all others were made of.
+    """
     training = _read(weights / f"{network.name}.json")
     report = _read(reports / task.name / "report.json") or {}
     judged = [
@@ -46,8 +62,8 @@ def facts(
         "task": task.name,
         "question": task.question,
         "use": USE,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "bytes": len(content),
+        "sha256": hashlib.sha256(contents["model.onnx"]).hexdigest(),
+        "bytes": len(contents["model.onnx"]),
         "parameters": sum(_size(tensor) for tensor in model.graph.initializer),
         "opset": max(entry.version for entry in model.opset_import if entry.domain == ""),
         "ir_version": model.ir_version,
@@ -65,9 +81,27 @@ def facts(
             for x in lines
         ],
         "tolerance": {"atol": network.tolerance.atol, "rtol": network.tolerance.rtol},
+        "precision": precision(contents, measured) if measured else {},
         "made_with": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def precision(contents: Mapping[str, bytes], measured: Ladder) -> dict[str, Any]:
+    """The graph served on each hardware, every file's hash, and the table that the choice rests on."""
+    return {
+        "choices": {hardware: asdict(choice) for hardware, choice in measured.choices.items()},
+        "graphs": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        "measured_on": _processor(),
+        "candidates": [
+            {name: None if value != value else value for name, value in asdict(row).items()} for row in measured.rows
+        ],
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def as_json(card: dict[str, Any]) -> bytes:
@@ -99,6 +133,7 @@ def as_markdown(card: dict[str, Any]) -> bytes:
             ["output", "pictures", "count", "batch", "largest"],
             [[x["output"], x["pictures"], x["count"], x["batch"], f"{x['largest']:.1e}"] for x in card["parity"]],
         ),
+        *_precision(card["precision"]),
         "Made with " + ", ".join(f"{name} {number}" for name, number in card["made_with"].items()) + ".",
     ]
     return ("\n\n".join(blocks) + "\n").encode()
@@ -214,6 +249,35 @@ def _evaluation(evaluation: dict[str, Any] | None) -> list[str]:
         _table(["class (all data)", "precision", "recall", "AUC", "sensitivity at 95 % specificity"], per_class),
         f"Calibration error (15 bins) {evaluation['calibration_error']['before']:.3f} before the temperature, "
         f"{evaluation['calibration_error']['after']:.3f} with it.",
+    ]
+
+
+def _precision(measured: dict[str, Any]) -> list[str]:
+    if not measured:
+        return []
+    rows = [
+        [
+            row["hardware"],
+            row["title"],
+            f"{row['metric']} of {row['pictures']}",
+            *("NaN" if row[name] is None else f"{row[name]:.4f}" for name in ("value", "share", "agrees")),
+            "" if row["latency_ms"] is None else f"{row['latency_ms']:.1f}",
+            "" if row["speed"] is None else f"{row['speed']:.2f} ×",
+            row["verdict"],
+        ]
+        for row in measured["candidates"]
+    ]
+    head = ["hardware", "precision", "metric", "value", "of fp32", "agrees", "ms", "speed", "verdict"]
+    served = ", ".join(
+        f"{hardware} `{choice['graph']}`" + (f" in {choice['hint']}" if hardware == "openvino" else "")
+        for hardware, choice in measured["choices"].items()
+    )
+    return [
+        "## Precision",
+        f"Served: {served}. Judged on held-out pictures (validation and test); latency of one picture on one thread of "
+        f"{measured['measured_on']}, speed relative to fp32 on the same hardware; `agrees` is the share of "
+        "classes, or of mask pixels, decided as in fp32.",
+        _table(head, rows),
     ]
 
 

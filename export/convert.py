@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,45 +19,77 @@ from fovea import quiet
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with quiet.native_stderr():
-    from export import card, from_keras, from_torch, gradcam, graph, parity, pictures
+    from export import card, evidence, from_keras, from_torch, gradcam, graph, parity, pictures
+    from export import ladder as ladders
+    from export.precision import Ladder
 from fovea.errors import ExportError
+from fovea.repository import Choice, Hardware
 from fovea.spec import Heatmap, Network, Task
 
 MESSAGES = Console(stderr=True, highlight=False, soft_wrap=True)
 Stack = npt.NDArray[np.uint8]
 
 
-def convert(task: Task, options: argparse.Namespace) -> tuple[dict[str, bytes], dict[str, float]]:
-    """Every network's graph and card, by path below the repository, and the thresholds stored with the classifier.
+@dataclass(frozen=True)
+class Converted:
+    """`files` by path below the repository; what the configs need to know besides the task."""
+
+    files: dict[str, bytes]
+    points: dict[str, float]
+    choices: dict[str, dict[Hardware, Choice]]
+
+
+def convert(task: Task, options: argparse.Namespace) -> Converted:
+    """Every network's graphs and card, and the thresholds stored with the classifier.
 
     Raises:
         ParityError: an output of any network is not what its framework answers.
+        ExportError: the precision that was asked for does not hold, or there is nothing to judge it on.
     """
+    found = None if options.precision == "fp32" else evidence.load(task, options.reports, options.weights)
     seen: dict[str, dict[str, Stack]] = {"image": pictures.stacks(task, options.pictures)}
     lines: list[parity.Line] = []
-    points: dict[str, float] = {}
-    files: dict[str, bytes] = {}
+    models: dict[str, onnx.ModelProto] = {}
     for network in task.networks:
         with MESSAGES.status(f"{network.name}: converting"):
             model, reference = _graph(task, network, options.weights)
         with MESSAGES.status(f"{network.name}: measuring parity"):
             inputs = seen[network.reads]
-            judged = list(parity.measure(network, model, reference, inputs))
-            lines += judged
+            lines += parity.measure(network, model, reference, inputs)
             if network.masks:
                 for stack in inputs.values():
                     parity.check_rounding(network, model, from_torch.PROBABILITY, stack)
                 seen |= {mask.name: _answers(model, network, mask.name, inputs) for mask in network.masks}
-        content = model.SerializeToString()
-        folder = f"{network.name}"
-        files[f"{folder}/1/model.onnx"] = content
-        facts = card.facts(task, network, model, content, judged, options.weights, options.reports)
-        points |= {point["name"]: point["threshold"] for point in facts["operating_points"]}
-        files[f"{folder}/card.json"] = card.as_json(facts)
-        files[f"{folder}/card.md"] = card.as_markdown(facts)
+        models[network.name] = model
     Console().print(table(lines))
     parity.enforce(lines)
-    return files, points
+    measured: dict[str, Ladder] = {}
+    if found is not None:
+        with MESSAGES.status("measuring precision") as status:
+            measured = ladders.climb(task, models, options.precision, found, status.update)
+        Console(width=140).print(ladders.table([row for each in measured.values() for row in each.rows]))
+    return _converted(task, models, lines, measured, options)
+
+
+def _converted(
+    task: Task,
+    models: Mapping[str, onnx.ModelProto],
+    lines: list[parity.Line],
+    measured: Mapping[str, Ladder],
+    options: argparse.Namespace,
+) -> Converted:
+    made = Converted({}, {}, {name: each.choices for name, each in measured.items()})
+    for network in task.networks:
+        own = measured.get(network.name)
+        graphs = {"model.onnx": models[network.name]} | (own.graphs if own else {})
+        contents = {name: graph.SerializeToString() for name, graph in graphs.items()}
+        judged = [line for line in lines if line.network == network.name]
+        facts = card.facts(task, network, models[network.name], contents, judged, own, options.weights, options.reports)
+        made.points.update({point["name"]: point["threshold"] for point in facts["operating_points"]})
+        made.files.update({f"{network.name}/1/{name}": content for name, content in contents.items()})
+        made.files[f"{network.name}/card.json"] = card.as_json(facts)
+        made.files[f"{network.name}/card.md"] = card.as_markdown(facts)
+    return made
 
 
 def _graph(

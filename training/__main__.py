@@ -79,7 +79,7 @@ def arguments() -> argparse.ArgumentParser:
 def judge(task: Task, options: argparse.Namespace) -> None:
     """Judge the trained networks on the test split of the data they were trained on, or on all of other data."""
     with quiet.native_stderr():
-        from training import evaluation
+        from training import evaluation, evidence
     folder = plan.folder_of(task, options)
     task = preparation.as_trained(task, options.into)
     samples = sources.read(options.evaluate, task)
@@ -101,6 +101,8 @@ def judge(task: Task, options: argparse.Namespace) -> None:
         judged = "all"
     run = Run(folder, options.into, options.seed, tuple(entries), digest)
     evaluation.evaluate(task, run, Console(), judged=judged, network=options.network, reports=options.reports)
+    if judged == "test":
+        evidence.write(task, run, options.reports / task.name / "evidence.npz")
 
 
 def main() -> int:

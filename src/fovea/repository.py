@@ -2,7 +2,12 @@
 
     <task>/              the ensemble: one encoded picture in, every answer and `frame` out
     <task>_preprocess/   fovea.pixels, in Triton's Python backend
-    <network>/           model.onnx, in the `onnxruntime` backend: NVIDIA's native one, or ours on its Python backend
+    <network>/           1/model.onnx (fp32) and the graphs of other precisions beside it; configs/<hardware>.pbtxt
+
+    cpu       backend `onnxruntime`: NVIDIA's native one, or ours on its Python backend; also the plain config.pbtxt
+    openvino  backend `openvino`, likewise, with the arithmetic of its floats always stated
+    gpu       backend `onnxruntime` on the CUDA execution provider
+    tensorrt  backend `tensorrt`: 1/model.plan, built on the machine that serves it
 
 On a CPU every step has as many instances as there are cores, one thread each, and no dynamic batching: batching
 queued requests onto one instance idles the other cores. On a GPU there is one instance with dynamic batching.
@@ -10,9 +15,10 @@ queued requests onto one instance idles the other cores. On a GPU there is one i
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -20,7 +26,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 from fovea.errors import ServerError
 from fovea.spec import FRAME, Classes, Network, Task, Tensor
 
-Hardware = Literal["cpu", "gpu"]
+Hardware = Literal["cpu", "openvino", "gpu", "tensorrt"]
+HARDWARE: tuple[Hardware, ...] = get_args(Hardware)
 CORES = 2
 """What the committed configs are fitted to; `python -m export <task> --cores N` fits them to another machine."""
 
@@ -29,6 +36,22 @@ PREPROCESS_MODEL = '''\
 
 from fovea.backend import Preprocess as TritonPythonModel  # noqa: F401  (Triton looks for this name)
 '''
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The graph that a network is served with on one hardware, as export measured it: fp32 where it did not.
+
+    `hint` is OpenVINO's arithmetic for floats; `latency_ms` is one picture on one thread of the machine that exported.
+    """
+
+    graph: str = "model.onnx"
+    hint: Literal["f32", "bf16"] = "f32"
+    latency_ms: float | None = None
+
+
+Choices = Mapping[str, Mapping[Hardware, Choice]]
+"""By network; hardware that is not named serves fp32."""
 
 
 def preprocess_name(task: Task) -> str:
@@ -74,23 +97,33 @@ def preprocess_config(task: Task, cores: int) -> pb.ModelConfig:
     return config
 
 
-def network_config(task: Task, network: Network, hardware: Hardware, cores: int) -> pb.ModelConfig:
-    config = pb.ModelConfig(name=network.name, backend="onnxruntime", max_batch_size=network.max_batch)
+def network_config(task: Task, network: Network, hardware: Hardware, cores: int, choice: Choice) -> pb.ModelConfig:
+    config = pb.ModelConfig(name=network.name, max_batch_size=network.max_batch)
     config.input.add(name=network.reads, data_type=pb.TYPE_UINT8, dims=task.input_shape(network))
     for tensor in task.graph_outputs(network):
         labels = "labels.txt" if tensor.name == "probabilities" else ""
         config.output.add(name=tensor.name, data_type=_kind(tensor), dims=tensor.shape, label_filename=labels)
-    if hardware == "gpu":
+    config.backend = {"openvino": "openvino", "tensorrt": "tensorrt"}.get(hardware, "onnxruntime")
+    config.default_model_filename = "model.plan" if hardware == "tensorrt" else choice.graph
+    if hardware in ("gpu", "tensorrt"):
         config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_GPU)
         config.dynamic_batching.SetInParent()
-    else:
-        config.instance_group.add(count=cores, kind=pb.ModelInstanceGroup.KIND_CPU)
-        config.parameters["intra_op_thread_count"].string_value = "1"
-        config.parameters["inter_op_thread_count"].string_value = "1"
+        return config
+    config.instance_group.add(count=cores, kind=pb.ModelInstanceGroup.KIND_CPU)
+    settings = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
+    if hardware == "openvino":
+        settings = {"INFERENCE_PRECISION_HINT": choice.hint, "INFERENCE_NUM_THREADS": "1", "NUM_STREAMS": "1"}
+    for name, value in settings.items():
+        config.parameters[name].string_value = value
     return config
 
 
-def files(task: Task, cores: int = CORES, points: Mapping[str, float] = MappingProxyType({})) -> dict[str, str]:
+def files(
+    task: Task,
+    cores: int = CORES,
+    points: Mapping[str, float] = MappingProxyType({}),
+    choices: Choices = MappingProxyType({}),
+) -> dict[str, str]:
     """Every text file that serves `task`: path below the repository → content. The graphs are export's to add.
 
     `points` are the thresholds stored with the task's classifier, by name; clients read them from the ensemble.
@@ -106,8 +139,12 @@ def files(task: Task, cores: int = CORES, points: Mapping[str, float] = MappingP
         f"{preprocess_name(task)}/1/model.py": PREPROCESS_MODEL,
     }
     for network in task.networks:
-        written[f"{network.name}/config.pbtxt"] = text(network_config(task, network, "cpu", cores))
-        written[f"{network.name}/configs/gpu.pbtxt"] = text(network_config(task, network, "gpu", cores))
+        for hardware in HARDWARE:
+            choice = choices.get(network.name, {}).get(hardware, Choice())
+            written[f"{network.name}/configs/{hardware}.pbtxt"] = text(
+                network_config(task, network, hardware, cores, choice)
+            )
+        written[f"{network.name}/config.pbtxt"] = written[f"{network.name}/configs/cpu.pbtxt"]
         if any(isinstance(answer, Classes) for answer in network.answers):
             written[f"{network.name}/labels.txt"] = "".join(f"{label}\n" for label in task.labels)
     return written
@@ -121,16 +158,37 @@ def configured_cores(task: Task, repository: Path) -> int:
 
 def operating_points(task: Task, repository: Path) -> dict[str, float]:
     """The thresholds that the cards of the task's networks state, by name; none where there is no card."""
-    cards = (repository / network.name / "card.json" for network in task.networks)
-    read = [json.loads(card.read_text(encoding="utf-8")) for card in cards if card.exists()]
-    return {point["name"]: point["threshold"] for card in read for point in card.get("operating_points", ())}
+    cards = (_card(network, repository) for network in task.networks)
+    return {point["name"]: point["threshold"] for card in cards for point in card.get("operating_points", ())}
 
 
-def graph_path(repository: Path, network: Network) -> Path:
-    return repository / network.name / "1" / "model.onnx"
+def recorded_choices(task: Task, repository: Path) -> dict[str, dict[Hardware, Choice]]:
+    """The graphs that the cards of the task's networks state; fp32 everywhere where there is no card."""
+    return {
+        network.name: {
+            hardware: Choice(**choice)
+            for hardware, choice in _card(network, repository).get("precision", {}).get("choices", {}).items()
+        }
+        for network in task.networks
+    }
 
 
-def check(task: Task, repository: Path) -> None:
+def _card(network: Network, repository: Path) -> dict[str, Any]:
+    path = repository / network.name / "card.json"
+    card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return card
+
+
+def graph_path(repository: Path, network: Network, hardware: Hardware | None = None) -> Path:
+    """The fp32 graph, or the one that is served on `hardware`."""
+    folder = repository / network.name
+    if hardware is None:
+        return folder / "1" / "model.onnx"
+    text = (folder / "configs" / f"{hardware}.pbtxt").read_text(encoding="utf-8")
+    return folder / "1" / str(text_format.Parse(text, pb.ModelConfig()).default_model_filename)
+
+
+def check(task: Task, repository: Path, hardware: Hardware = "cpu") -> None:
     """Raise `ServerError`, naming the file and the cure, unless the repository holds all that `task` needs."""
     if not repository.is_dir():
         raise ServerError(f"{repository} is no folder: give a model repository, such as model_repository/.")
@@ -138,8 +196,9 @@ def check(task: Task, repository: Path) -> None:
         if not (repository / name).exists() and not name.endswith(".gitkeep"):
             raise ServerError(f"{repository / name} is missing: python -m export {task.name} writes it.")
     for network in task.networks:
-        graph = graph_path(repository, network)
+        graph = graph_path(repository, network, hardware)
         if not graph.exists():
-            raise ServerError(f"{graph} is missing: python -m export {task.name} writes it.")
+            how = " --to tensorrt" if hardware == "tensorrt" else ""
+            raise ServerError(f"{graph} is missing: python -m export {task.name}{how} writes it.")
         if graph.stat().st_size == 0:
             raise ServerError(f"{graph} is empty: restore it, or run python -m export {task.name}.")
