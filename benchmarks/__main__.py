@@ -19,7 +19,7 @@ from benchmarks.contenders import Ask, InProcess, Served
 from benchmarks.load import Run, closed_loop
 from fovea import phantoms, program
 from fovea.errors import FoveaError, UsageError
-from fovea.repository import models
+from fovea.repository import graph_path, hint, models
 from fovea.server import Server
 from fovea.spec import Task
 from fovea.tasks import TASKS, task_named
@@ -68,7 +68,7 @@ async def measure(task: Task, options: argparse.Namespace) -> dict[str, Any]:
     kind = {"png": "PNG", "jpg": "JPEG"}[phantoms.suffix(task.modalities[0])]
     with Server(REPOSITORY, [task.name]) as server:
         async with AsyncExitStack() as stack:
-            limit = await stack.enter_async_context(InProcess(task, REPOSITORY))
+            limit = await stack.enter_async_context(InProcess(task, REPOSITORY, server.hardware))
             grpc = await stack.enter_async_context(Served(task, server.grpc_url))
             http = await stack.enter_async_context(Served(task, server.http_url))
             contenders: dict[str, Ask] = {"in process": limit.ask, "gRPC": grpc.ask, "HTTP": http.ask}
@@ -84,6 +84,14 @@ async def measure(task: Task, options: argparse.Namespace) -> dict[str, Any]:
             "warm_up_requests": WARM_UP,
             "requests_per_round": options.requests,
             "rounds": options.rounds,
+            "hardware": server.hardware,
+            "graphs": {
+                network.name: [
+                    graph_path(REPOSITORY, network, server.hardware).name,
+                    hint(REPOSITORY, network, server.hardware),
+                ]
+                for network in task.networks
+            },
             "load": "closed loop; client and server share the cores",
             "answers": "every answer compared bit for bit with the in-process one",
         },

@@ -11,12 +11,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import onnxruntime as ort
 
-from fovea import pixels
 from fovea.answers import Answer
 from fovea.client import AsyncClient
-from fovea.repository import graph_path
+from fovea.engines import Pipeline
+from fovea.repository import Hardware
 from fovea.spec import Task
 
 Ask = Callable[[bytes], Awaitable[str]]
@@ -32,29 +31,19 @@ def digest(arrays: Mapping[str, "np.ndarray[Any, Any]"]) -> str:
 
 
 class InProcess:
-    """The limit: the same preprocessing and graphs in this process, one worker thread a core, one ORT thread each."""
+    """The limit: the same preprocessing and graphs in this process, one worker thread a core, one engine each."""
 
-    def __init__(self, task: Task, repository: Path) -> None:
-        self.task, self.repository = task, repository
+    def __init__(self, task: Task, repository: Path, hardware: Hardware) -> None:
+        self.task, self.repository, self.hardware = task, repository, hardware
         self.cores = len(os.sched_getaffinity(0))
         self._local = threading.local()
         self._pool = ThreadPoolExecutor(self.cores, initializer=self._load)
 
     def _load(self) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._local.sessions = [
-            ort.InferenceSession(graph_path(self.repository, network), options, providers=["CPUExecutionProvider"])
-            for network in self.task.networks
-        ]
+        self._local.pipeline = Pipeline(self.task, self.repository, self.hardware)
 
     def _answer(self, encoded: bytes) -> dict[str, "np.ndarray[Any, Any]"]:
-        picture, frame = pixels.preprocess(encoded, self.task.image)
-        tensors: dict[str, np.ndarray[Any, Any]] = {"pixels": picture[None], "frame": np.array([frame], np.int32)}
-        for network, session in zip(self.task.networks, self._local.sessions, strict=True):
-            names = [tensor.name for tensor in self.task.graph_outputs(network)]
-            answers = session.run(names, {network.reads: tensors[self.task.source(network)]})
-            tensors |= dict(zip(names, answers, strict=True))
+        tensors = self._local.pipeline.answer([encoded])
         return {tensor.name: tensors[tensor.name] for tensor in self.task.outputs}
 
     async def ask(self, encoded: bytes) -> str:

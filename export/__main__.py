@@ -9,11 +9,13 @@ import resource
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from export.place import place
 from fovea import program, repository
 from fovea.errors import UsageError
+from fovea.spec import Task
 from fovea.tasks import TASKS, task_named
 
 
@@ -35,6 +37,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cores", type=int, default=repository.CORES, help=f"cores to fit the CPU configs to ({repository.CORES})"
     )
+    parser.add_argument(
+        "--fuse", action="store_true", help="join the networks in the repository into one graph, <task>_fused"
+    )
     parser.add_argument("--configs", action="store_true", help="write the configs only, for other --cores")
     return parser
 
@@ -52,6 +57,12 @@ def export(options: argparse.Namespace) -> int:
     began = time.monotonic()
     if options.cores < 1:
         raise UsageError("--cores must be at least 1.")
+    if options.fuse:
+        from export import fuse
+
+        place(options.repository, fuse.files(task, options.repository, options.cores))
+        _report([repository.fused_name(task)], options.repository, began)
+        return 0
     networks: dict[str, bytes] = {}
     points = repository.operating_points(task, options.repository)
     choices = repository.recorded_choices(task, options.repository)
@@ -62,14 +73,22 @@ def export(options: argparse.Namespace) -> int:
         networks, points, choices = converted.files, converted.points, converted.choices
     texts = repository.files(task, options.cores, points, choices)
     configs = {name: text.encode() for name, text in texts.items()}
-    place(options.repository, configs | networks)
-    names = ", ".join(repository.models(task))
+    place(options.repository, configs | networks, [] if options.configs else _other_graphs(task, options.repository))
+    _report(repository.models(task), options.repository, began)
+    return 0
+
+
+def _report(names: Sequence[str], target: Path, began: float) -> None:
     took, peak = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"Placed {names} in {options.repository}, in {took:.0f} s and {peak:.1f} GiB of memory at most.",
-        file=sys.stderr,
+        f"Placed {', '.join(names)} in {target}, in {took:.0f} s and {peak:.1f} GiB of memory at most.", file=sys.stderr
     )
-    return 0
+
+
+def _other_graphs(task: Task, repository: Path) -> list[str]:
+    """The graphs, of whatever precision, that were exported before."""
+    found = (path for network in task.networks for path in (repository / network.name / "1").glob("model*.onnx"))
+    return [path.relative_to(repository).as_posix() for path in found]
 
 
 if __name__ == "__main__":

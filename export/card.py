@@ -29,6 +29,7 @@ PACKAGES = (  # as pip calls them
 )
 CONFOUNDED_ABOVE = 0.8
 """A probe that sees nothing diagnostic and passes this macro AUC knows the camera."""
+NORMALISATION = "inside the graph: inputs are uint8, 0 to 255"
 USE = "Research use. Not a medical device: no decision about a person may rest on it."
 
 
@@ -68,8 +69,8 @@ def facts(
         "opset": max(entry.version for entry in model.opset_import if entry.domain == ""),
         "ir_version": model.ir_version,
         "tensors": {name: [kind, list(shape)] for name, (kind, shape) in graph.declared(task, network).items()},
-        "normalisation": "inside the graph: inputs are uint8, 0 to 255",
-        "preprocessing": {"side": task.image.side, "crop": task.image.crop, "equalisation": task.image.equalisation},
+        "normalisation": NORMALISATION,
+        "preprocessing": asdict(task.image),
         "temperature": (training or {}).get("temperature"),
         "operating_points": (training or {}).get("operating_points", []),
         "training": training,
@@ -102,6 +103,27 @@ def precision(contents: Mapping[str, bytes], measured: Ladder) -> dict[str, Any]
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def essentials(task: Task, network: Network, weights: Path) -> dict[str, str]:
+    """What a graph says of itself (`metadata_props`), for whoever meets the file without its card."""
+    training = _read(weights.with_suffix(".json")) or {}
+    sets = training.get("data", {}).get("sets", {})
+    return {
+        "fovea.task": task.name,
+        "fovea.network": network.name,
+        "fovea.question": task.question,
+        "fovea.use": USE,
+        "fovea.weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "fovea.normalisation": NORMALISATION,
+        "fovea.preprocessing": json.dumps(asdict(task.image)),
+        **({"fovea.labels": ",".join(task.labels)} if not network.masks else {}),
+        "fovea.training_data": "; ".join(f"{name} ({each['licence']})" for name, each in sets.items())
+        or "not recorded",
+        "fovea.operating_points": json.dumps(
+            {point["name"]: point["threshold"] for point in training.get("operating_points", ())}
+        ),
+    }
 
 
 def as_json(card: dict[str, Any]) -> bytes:

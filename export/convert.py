@@ -140,13 +140,7 @@ def _check_record(task: Task, network: Network, path: Path) -> None:
 
 
 def _finish(task: Task, network: Network, model: onnx.ModelProto, weights: Path) -> onnx.ModelProto:
-    metadata = {
-        "fovea.task": task.name,
-        "fovea.network": network.name,
-        "fovea.weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "fovea.use": "research use, not a medical device",
-    }
-    return graph.finish(model, task, network, metadata)
+    return graph.finish(model, task, network, card.essentials(task, network, weights))
 
 
 def _answers(model: onnx.ModelProto, network: Network, mask: str, inputs: Mapping[str, Stack]) -> dict[str, Stack]:

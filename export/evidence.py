@@ -36,6 +36,12 @@ class Evidence:
         found, true = (levels[..., 0] >= THRESHOLD) & seen, (self.truth >= THRESHOLD) & seen
         return 2 * int(np.sum(found & true)) / max(int(np.sum(found)) + int(np.sum(true)), 1)
 
+    @property
+    def pairs(self) -> int:
+        """(With, without) pairs of pictures of the rarest class: AUC moves in steps of one over so many."""
+        counts = np.unique(self.labels, return_counts=True)[1]
+        return int(min(count * (len(self.labels) - count) for count in counts)) if len(counts) else 0
+
     def auc(self, probabilities: npt.NDArray[np.float32]) -> float:
         """Area under the ROC curve, averaged over one class against the rest, of `[n, classes]`."""
         classes = [place for place in range(probabilities.shape[1]) if np.sum(self.labels == place) > 0]
@@ -53,7 +59,7 @@ def load(task: Task, reports: Path, weights: Path) -> Evidence:
     if not path.exists():
         raise ExportError(f"{path} is missing, and precision is judged on its pictures: {cure}.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         digest, labels = str(arrays["manifest_sha256"]), arrays["labels"]
         calibration, labelled = arrays["calibration"], arrays["labelled"]

@@ -7,9 +7,10 @@ import numpy as np
 import onnx
 from rich.table import Table
 
-from export import engines, precision
+from export import precision
 from export.evidence import Evidence, Stack
 from export.precision import KEEPS, Ladder, Row
+from fovea import engines
 from fovea.repository import Choice, Hardware
 from fovea.spec import Network, Task
 

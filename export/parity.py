@@ -59,12 +59,15 @@ def measure(
     names = list(reference(next(iter(pictures.values()))[:1]))
     probe = session(with_outputs(model, names))
     for source, stack in pictures.items():
-        for size in batches(network.max_batch):
+        largest = network.max_batch
+        parts = [reference(stack[start : start + largest]) for start in range(0, len(stack), largest)]
+        answers = {name: np.concatenate([part[name] for part in parts]) for name in names}
+        for size in batches(largest):
             worst = dict.fromkeys(names, 0.0)
             holds = dict.fromkeys(names, True)
             for start in range(0, len(stack), size):
                 part = stack[start : start + size]
-                expected = reference(part)
+                expected = {name: answers[name][start : start + size] for name in names}
                 found = dict(zip(names, probe.run(names, {network.reads: part}), strict=True))
                 for name in names:
                     scale = np.float32(1)

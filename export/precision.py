@@ -1,7 +1,8 @@
 """`--precision`: every candidate measured with the task's own metric and its latency; the fastest that holds is kept.
 
-A candidate holds where it keeps its `KEEPS` share of fp32's Dice or AUC on held-out pictures, answers no NaN or
-infinity on any of them, and is at least `FASTER` times as fast as fp32 on the same hardware. Otherwise fp32 stays.
+A candidate holds where it keeps its `KEEPS` share of fp32's Dice or AUC on held-out pictures and `AGREES` with fp32's
+decisions, answers no NaN or infinity on any of them, and is at least `FASTER` times as fast as fp32 on the same
+hardware. Otherwise fp32 stays.
 """
 
 import time
@@ -14,8 +15,9 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from export import engines, quantise
+from export import quantise
 from export.evidence import Evidence, Stack
+from fovea import engines
 from fovea.errors import ExportError
 from fovea.repository import Choice, Hardware
 from fovea.spec import THRESHOLD, Network
@@ -25,11 +27,16 @@ Answers = npt.NDArray[Any]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 KEEPS: dict[Precision, float] = {"fp16": 0.999, "bf16": 0.999, "int8": 0.99}
 """Least share of fp32's metric, the less exact the later in this order."""
+AGREES = 0.98
+"""Least share of classes, or mask pixels, decided as fp32 decides: AUC is blind to answers that shift together, and the
+operating points stored with a classifier are not."""
 FASTER = 1.1
 NEAR = 1.05
 """Latencies within this factor are called equal: of equally fast candidates the more exact one is kept."""
 SENSITIVE = (1, 2, 4, 8)
 """How many of the most sensitive layers are tried in float, where int8 does not hold without."""
+PAIRS = 100
+"""Least pairs of one picture with and one without a class: with fewer, AUC moves by more than 1 % or not at all."""
 CALIBRATED = 8 * 512 * 512
 """Pixels to calibrate on, at most: histograms of every activation cost seconds a megapixel."""
 ROUNDS, SECONDS = 9, 12.0
@@ -64,13 +71,16 @@ class Row:
     share: float
     agrees: float
     finite: bool
+    enough: bool
     latency_ms: float
     speed: float
     verdict: str = ""
 
     @property
     def holds(self) -> bool:
-        return self.precision == "fp32" or (self.finite and self.share >= KEEPS[self.precision])
+        if self.precision == "fp32":
+            return True
+        return self.finite and self.enough and self.share >= KEEPS[self.precision] and self.agrees >= AGREES
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,11 @@ def climb(
     """
     tell("fp32")
     reference, _ = _ask(bench, _engine(bench, "cpu", Candidate("fp32", model)), bench.plain)
+    if not bench.value(reference):
+        raise ExportError(
+            f"{network.name}: fp32 itself has a {bench.metric} of 0 on {len(bench.plain)} held-out pictures, of which "
+            "nothing can be kept: train it further, or export it with --precision fp32."
+        )
     candidates = [Candidate("fp32", model)]
     if wanted in ("fp16", "auto"):
         candidates.append(Candidate("fp16", quantise.fp16(model)))
@@ -162,10 +177,12 @@ def choose(rows: Sequence[Row]) -> Row:
 def _asked(rows: Sequence[Row], wanted: str) -> Row:
     row = next(row for row in rows if row.precision == wanted)
     if not row.holds:
-        share = f"keeps {row.share:.4f} of fp32's {row.metric}" if row.finite else "answers NaN or infinity"
+        share = f"keeps {row.share:.4f} of fp32's {row.metric} and agrees with it in {row.agrees:.4f}"
+        few = "" if row.enough else f", too few ({PAIRS} pairs of one with and one without a class are needed)"
         raise ExportError(
-            f"{row.network}: {row.title} {share} on {row.pictures} held-out pictures ({row.hardware}); {wanted} must "
-            f"keep {KEEPS[row.precision]}: use --precision auto, which keeps what holds. Nothing was exported."
+            f"{row.network}: {row.title} {share if row.finite else 'answers NaN or infinity'} on {row.pictures} "
+            f"held-out pictures ({row.hardware}){few}; {wanted} must keep {KEEPS[row.precision]:g} and agree in "
+            f"{AGREES:g}: use --precision auto, which keeps what holds. Nothing was exported."
         )
     return row
 
@@ -175,6 +192,10 @@ def _verdict(row: Row, kept: Row) -> str:
         return "kept"
     if not row.finite:
         return "NaN or infinity"
+    if row.precision != "fp32" and not row.enough:
+        return "too few pictures"
+    if row.agrees < AGREES:
+        return f"agrees in less than {AGREES:g}"
     if not row.holds:
         return f"below {KEEPS[row.precision]:g} of fp32"
     return "reference" if row.precision == "fp32" else "not faster" if row.speed < FASTER else "holds"
@@ -201,8 +222,8 @@ def _int8(
         tell(f"int8, calibrating by {calibration} on {len(pictures)} pictures")
         found[calibration] = quantise.ranges(model, bench.network.reads, pictures, calibration)
         judge(Candidate("int8", quantise.int8(model, calibration, found[calibration]), calibration=calibration))
-    best, candidate = max(made, key=lambda pair: pair[0].share)
-    if not best.holds:
+    best, candidate = max(made, key=lambda pair: (pair[0].holds, pair[0].share))
+    if best.finite and best.enough and not best.holds:
         method = next(name for name in quantise.CALIBRATIONS if name == candidate.calibration)
         tell("int8, looking for sensitive layers")
         layers = quantise.sensitive(model, method, found[method], pictures[:2])
@@ -210,7 +231,7 @@ def _int8(
             kept = quantise.int8(model, method, found[method], in_float=layers[:count])
             if judge(Candidate("int8", kept, calibration=method, in_float=count)).holds:
                 break
-        best, candidate = max(made, key=lambda pair: pair[0].share)
+        best, candidate = max(made, key=lambda pair: (pair[0].holds, pair[0].share))
     return candidate, [row for row, other in made if other is not candidate]
 
 
@@ -271,6 +292,7 @@ def _row(
         share=value / bench.value(reference) if finite else 0.0,
         agrees=float(np.mean(bench.decided(answers) == bench.decided(reference))),
         finite=finite,
+        enough=bool(bench.network.masks) or bench.evidence.pairs >= PAIRS,
         latency_ms=latency_ms,
         speed=speed,
         verdict=verdict,

@@ -71,7 +71,7 @@ def test_the_digest_sees_a_single_changed_bit() -> None:
 def test_all_ways_give_the_same_digest(task: object, server: Server, photographs: list[bytes]) -> None:
     async def digests() -> list[set[str]]:
         async with (
-            InProcess(task, REPOSITORY) as limit,  # type: ignore[arg-type]
+            InProcess(task, REPOSITORY, server.hardware) as limit,  # type: ignore[arg-type]
             Served(task, server.grpc_url) as grpc,  # type: ignore[arg-type]
             Served(task, server.http_url) as http,  # type: ignore[arg-type]
         ):

@@ -110,3 +110,57 @@ def test_a_full_disk_leaves_everything_as_it_was(old: Path) -> None:
         f"{old} cannot be written (File too large): make room or give another with --repository; nothing was changed.\n"
     )
     assert everything(old) == before
+
+
+def test_files_that_go_are_put_back_when_a_later_one_cannot_be_placed(old: Path) -> None:
+    (old / "c").write_bytes(b"a file where a folder should be")
+    before = everything(old)
+    with pytest.raises(ExportError, match="nothing was changed"):
+        place(old, FILES, gone=["other/config.pbtxt"])
+    assert everything(old) == before
+
+
+def test_files_that_go_are_gone_and_a_missing_one_is_no_error(old: Path) -> None:
+    place(old, FILES, gone=["other/config.pbtxt", "never/there"])
+    assert not (old / "other" / "config.pbtxt").exists()
+    assert (old / "a" / "config.pbtxt").read_bytes() == FILES["a/config.pbtxt"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from export import place
+
+moves, replace = int(sys.argv[2]), os.replace
+def replace_and_die(source, target):
+    global moves
+    if moves == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    moves -= 1
+    replace(source, target)
+place.os.replace = replace_and_die
+place.place(Path(sys.argv[1]), {"a/config.pbtxt": b"new a", "b/1/model.onnx": b"new b", "c/config.pbtxt": b"new c"})
+"""
+
+
+@pytest.mark.parametrize("moves", [0, 1, 2])
+def test_what_a_killed_export_left_half_placed_is_put_back_by_the_next(old: Path, moves: int) -> None:
+    before = everything(old)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(old), str(moves)], cwd=ROOT, check=False)
+    assert killed.returncode == -9
+    assert any(old.glob(".export-*"))
+    place(old, {"d/config.pbtxt": b"another task"})
+    assert everything(old) == before | {"d": None, "d/config.pbtxt": b"another task"} | (
+        {"c": None} if moves > 1 else {}
+    )
+
+
+def test_two_exports_at_once_take_turns(old: Path) -> None:
+    script = "import sys; from pathlib import Path; from export.place import place\n"
+    script += (
+        "for turn in range(40): place(Path(sys.argv[1]), {f'{n}/config.pbtxt': sys.argv[2].encode() for n in 'abc'})"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", script, str(old), name], cwd=ROOT) for name in ("one", "two")]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert len({(old / name / "config.pbtxt").read_bytes() for name in "abc"}) == 1
+    assert not list(old.glob(".export-*"))

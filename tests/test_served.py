@@ -1,10 +1,10 @@
 """What the real server answers, against the same networks in this process: bit for bit."""
 
 import asyncio
+import functools
 from itertools import combinations
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.http as http_client
@@ -14,32 +14,25 @@ from tritonclient.utils import InferenceServerException
 from fovea import phantoms, pixels
 from fovea.answers import Answer, to_source
 from fovea.client import AsyncClient, Client
+from fovea.engines import Arrays, Pipeline
 from fovea.errors import ServerTimeout
-from fovea.repository import graph_path, preprocess_name
+from fovea.repository import Hardware, preprocess_name
 from fovea.server import Server
 from fovea.spec import THRESHOLD, Task
 from fovea.tasks import TASKS
 
-Arrays = dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.generic]]"]
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 both_wires = pytest.mark.parametrize("wire", ["grpc", "http"])
 
 
-def in_process(task: Task, encoded: list[bytes]) -> Arrays:
-    """The pipeline without a server: fovea.pixels, then each network on one thread of ONNX Runtime."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    seen = [pixels.preprocess(picture, task.image) for picture in encoded]
-    tensors: Arrays = {
-        "pixels": np.stack([picture for picture, _ in seen]),
-        "frame": np.array([frame for _, frame in seen], np.int32),
-    }
-    for network in task.networks:
-        session = ort.InferenceSession(graph_path(REPOSITORY, network), options, providers=["CPUExecutionProvider"])
-        names = [value.name for value in session.get_outputs()]
-        answers = session.run(names, {network.reads: tensors[task.source(network)]})
-        tensors |= dict(zip(names, answers, strict=True))
-    return tensors
+@functools.cache
+def pipeline(task: str, hardware: Hardware) -> Pipeline:
+    return Pipeline(TASKS[task], REPOSITORY, hardware)
+
+
+def in_process(server: Server, task: Task, encoded: list[bytes]) -> Arrays:
+    """The same networks on the same engine, without a server."""
+    return pipeline(task.name, server.hardware).answer(encoded)
 
 
 def raw(server: Server, wire: str, task: Task, encoded: list[bytes], names: list[str]) -> Arrays:
@@ -62,7 +55,7 @@ def raw(server: Server, wire: str, task: Task, encoded: list[bytes], names: list
 def test_served_is_in_process_bit_for_bit(task: Task, wire: str, server: Server, photographs: list[bytes]) -> None:
     names = [tensor.name for tensor in task.outputs]
     for photograph in photographs:
-        served, expected = raw(server, wire, task, [photograph], names), in_process(task, [photograph])
+        served, expected = raw(server, wire, task, [photograph], names), in_process(server, task, [photograph])
         for name in names:
             assert served[name].dtype == expected[name].dtype
             assert np.array_equal(served[name], expected[name]), name
@@ -196,5 +189,8 @@ def test_real_photographs_are_answered_as_in_process(task: Task, server: Server,
     files = [*sorted(data.glob("HRF*/images/*"))[::9], *sorted(data.glob("CHASE_DB1/*.jpg"))[::9]]
     names = [tensor.name for tensor in task.outputs]
     for file in files:
-        served, expected = raw(server, "grpc", task, [file.read_bytes()], names), in_process(task, [file.read_bytes()])
+        served, expected = (
+            raw(server, "grpc", task, [file.read_bytes()], names),
+            in_process(server, task, [file.read_bytes()]),
+        )
         assert all(np.array_equal(served[name], expected[name]) for name in names), file

@@ -72,13 +72,6 @@ def _libpython() -> Path | None:
     return Path() if ctypes.util.find_library(f"python{_version()}") else None
 
 
-def hardware_here() -> tuple[Hardware, str]:
-    """The hardware to serve on, and why."""
-    if Path("/proc/driver/nvidia/gpus").exists() or Path("/dev/nvidia0").exists():
-        return "gpu", "this machine has an NVIDIA GPU"
-    return "cpu", "this machine has no NVIDIA GPU"
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((ADDRESS, 0))
@@ -132,7 +125,7 @@ def command(folder: Path, hardware: Hardware, ports: Ports, prefix: str) -> list
         "grpc-port": ports.grpc,
         "metrics-address": ADDRESS,
         "metrics-port": ports.metrics,
-        "allow-gpu-metrics": str(hardware == "gpu").lower(),
+        "allow-gpu-metrics": str(hardware in ("gpu", "tensorrt")).lower(),
         "allow-sagemaker": "false",
         "allow-vertex-ai": "false",
         "backend-config": f"python,shm-region-prefix-name={prefix}",

@@ -14,8 +14,8 @@ queued requests onto one instance idles the other cores. On a GPU there is one i
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -50,12 +50,22 @@ class Choice:
     latency_ms: float | None = None
 
 
+FUSED_MODEL = '''\
+"""The whole task in one hop: see fovea.fused."""
+
+from fovea.fused import Fused as TritonPythonModel  # noqa: F401  (Triton looks for this name)
+'''
+
 Choices = Mapping[str, Mapping[Hardware, Choice]]
 """By network; hardware that is not named serves fp32."""
 
 
 def preprocess_name(task: Task) -> str:
     return f"{task.name}_preprocess"
+
+
+def fused_name(task: Task) -> str:
+    return f"{task.name}_fused"
 
 
 def models(task: Task) -> tuple[str, ...]:
@@ -116,6 +126,48 @@ def network_config(task: Task, network: Network, hardware: Hardware, cores: int,
     for name, value in settings.items():
         config.parameters[name].string_value = value
     return config
+
+
+@dataclass(frozen=True)
+class Part:
+    """A graph of the fused variant: its file, its input, the tensor that feeds it, and OpenVINO's arithmetic."""
+
+    file: str
+    reads: str
+    source: str
+    arithmetic: str
+
+
+def fused_config(
+    task: Task, hardware: Hardware, cores: int, parts: Sequence[Part], points: Mapping[str, float]
+) -> pb.ModelConfig:
+    """The ensemble's inputs, outputs and parameters, behind one Python model that runs `parts` one after another."""
+    config = ensemble_config(task, points)
+    config.ClearField("platform")
+    config.ClearField("ensemble_scheduling")
+    config.name, config.backend = fused_name(task), "python"
+    settings = {"task": task.name, "hardware": hardware, "graphs": json.dumps([astuple(part) for part in parts])}
+    for name, value in settings.items():
+        config.parameters[name].string_value = value
+    config.instance_group.add(count=cores, kind=pb.ModelInstanceGroup.KIND_CPU)
+    return config
+
+
+def fused_files(
+    task: Task, cores: int, parts: Mapping[Hardware, Sequence[Part]], points: Mapping[str, float]
+) -> dict[str, str]:
+    """Every text file of the fused variant, for the hardware named in `parts`; "cpu" must be."""
+    folder = fused_name(task)
+    written = {
+        f"{folder}/configs/{hardware}.pbtxt": str(
+            text_format.MessageToString(fused_config(task, hardware, cores, own, points))
+        )
+        for hardware, own in parts.items()
+    }
+    return written | {
+        f"{folder}/config.pbtxt": written[f"{folder}/configs/cpu.pbtxt"],
+        f"{folder}/1/model.py": FUSED_MODEL,
+    }
 
 
 def files(
@@ -181,11 +233,20 @@ def _card(network: Network, repository: Path) -> dict[str, Any]:
 
 def graph_path(repository: Path, network: Network, hardware: Hardware | None = None) -> Path:
     """The fp32 graph, or the one that is served on `hardware`."""
-    folder = repository / network.name
-    if hardware is None:
-        return folder / "1" / "model.onnx"
-    text = (folder / "configs" / f"{hardware}.pbtxt").read_text(encoding="utf-8")
-    return folder / "1" / str(text_format.Parse(text, pb.ModelConfig()).default_model_filename)
+    name = "model.onnx" if hardware is None else str(_config(repository, network, hardware).default_model_filename)
+    return repository / network.name / "1" / name
+
+
+def hint(repository: Path, network: Network, hardware: Hardware) -> str:
+    """The arithmetic that the network's config asks OpenVINO for; "f32" where another engine serves."""
+    parameters = _config(repository, network, hardware).parameters
+    name = "INFERENCE_PRECISION_HINT"
+    return str(parameters[name].string_value) if name in parameters else "f32"
+
+
+def _config(repository: Path, network: Network, hardware: Hardware) -> pb.ModelConfig:
+    text = (repository / network.name / "configs" / f"{hardware}.pbtxt").read_text(encoding="utf-8")
+    return text_format.Parse(text, pb.ModelConfig())
 
 
 def check(task: Task, repository: Path, hardware: Hardware = "cpu") -> None:

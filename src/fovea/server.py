@@ -25,7 +25,8 @@ import psutil
 from fovea import launch, program
 from fovea.client import Client
 from fovea.errors import ServerError
-from fovea.repository import check, configured_cores
+from fovea.hardware import choose
+from fovea.repository import HARDWARE, Hardware, check, configured_cores
 from fovea.tasks import TASKS, task_named
 
 
@@ -44,7 +45,7 @@ class Server:
         repository: Path,
         tasks: Sequence[str] = (),
         *,
-        hardware: Literal["auto", "cpu", "gpu"] = "auto",
+        hardware: Hardware | Literal["auto"] = "auto",
         grpc_port: int = 0,
         http_port: int = 0,
         metrics_port: int = 0,
@@ -52,12 +53,15 @@ class Server:
     ) -> None:
         self.repository = repository
         self.tasks = [task_named(name) for name in tasks or TASKS]
-        self.hardware, self.why = launch.hardware_here() if hardware == "auto" else (hardware, "it was asked for")
+        self.hardware, self.why = self._hardware(hardware)
         self.ports = launch.Ports(grpc_port, http_port, metrics_port)
         self.timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = Path()
         self._stubs: dict[int, str] = {}
+
+    def _hardware(self, asked: Hardware | Literal["auto"]) -> tuple[Hardware, str]:
+        return choose(self.tasks, self.repository) if asked == "auto" else (asked, "it was asked for")
 
     @property
     def grpc_url(self) -> str:
@@ -88,7 +92,7 @@ class Server:
 
     def start(self) -> None:
         for task in self.tasks:
-            check(task, self.repository)
+            check(task, self.repository, self.hardware)
         self.ports = launch.Ports(
             launch.claim(self.ports.grpc, "gRPC"),
             launch.claim(self.ports.http, "HTTP"),
@@ -233,7 +237,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m fovea.server", description="Serve tasks on 127.0.0.1.")
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"which of {', '.join(TASKS)} (all)")
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
-    parser.add_argument("--hardware", choices=("auto", "cpu", "gpu"), default="auto")
+    parser.add_argument("--hardware", choices=("auto", *HARDWARE), default="auto")
     parser.add_argument("--grpc-port", type=int, default=8001)
     parser.add_argument("--http-port", type=int, default=8000)
     parser.add_argument("--metrics-port", type=int, default=8002)
@@ -253,7 +257,7 @@ def serve(options: argparse.Namespace) -> int:
         metrics_port=options.metrics_port,
         timeout_s=options.timeout,
     )
-    print(f"Starting on the {server.hardware.upper()}: {server.why}.", file=sys.stderr)
+    print(f"Serving with configs/{server.hardware}.pbtxt: {server.why}.", file=sys.stderr)
     with server:
         _advise(server)
         names = ", ".join(task.name for task in server.tasks)
@@ -267,7 +271,7 @@ def serve(options: argparse.Namespace) -> int:
 def _advise(server: Server) -> None:
     """Say so when the configs were fitted to another number of cores than this process may use."""
     here = len(os.sched_getaffinity(0))
-    for task in server.tasks if server.hardware == "cpu" else ():
+    for task in server.tasks if server.hardware in ("cpu", "openvino") else ():
         fitted = configured_cores(task, server.repository)
         if fitted != here:
             print(
