@@ -48,7 +48,7 @@ class Fused:
                 return pb_utils.InferenceResponse(error=refusal)
             tensors: engines.Arrays = {"pixels": picture[None], FRAME.name: np.array([frame], np.int32)}
             for source, run in self.steps:
-                tensors |= run(tensors[source])
+                tensors |= run(tensors[source].astype(np.uint8, copy=False))
             rows.append(tensors)
         names = request.requested_output_names()
         outputs = {name: rows[0][name] if len(rows) == 1 else np.concatenate([r[name] for r in rows]) for name in names}

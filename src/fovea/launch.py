@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fovea.errors import ServerError
-from fovea.repository import Hardware, models
+from fovea.repository import Hardware, fused_name, models
 from fovea.spec import Task
 
 ADDRESS = "127.0.0.1"
@@ -106,8 +106,9 @@ def prepare(folder: Path, repository: Path, tasks: Sequence[Task]) -> None:
     shutil.copy2(stub(triton), folder / "backends" / "python")
     shutil.copytree(BACKENDS, folder / "backends", ignore=no_bytecode, dirs_exist_ok=True)
     (folder / "repository").mkdir()
-    for name in {name for task in tasks for name in models(task)}:
-        (folder / "repository" / name).symlink_to((repository / name).resolve())
+    for name in {name for task in tasks for name in (*models(task), fused_name(task))}:
+        if (repository / name).exists():  # the fused variant is there where export was asked for it
+            (folder / "repository" / name).symlink_to((repository / name).resolve())
 
 
 def command(folder: Path, hardware: Hardware, ports: Ports, prefix: str) -> list[str]:
