@@ -45,6 +45,10 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["lint"]:
+        from export.lint import program as linter  # starts in a second, and needs none of what export does
+
+        return linter.main(sys.argv[2:])
     options = arguments().parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)  # the exporters' talk to their own developers
     logging.disable(logging.WARNING)
