@@ -42,7 +42,8 @@ def graph(network: Network) -> onnx.ModelProto:
 @every_task
 def test_the_committed_files_are_their_rendering_byte_for_byte(task: Task) -> None:
     points = repository.operating_points(task, REPOSITORY)
-    for name, text in repository.files(task, points=points).items():
+    choices = repository.recorded_choices(task, REPOSITORY)
+    for name, text in repository.files(task, points=points, choices=choices).items():
         assert (REPOSITORY / name).read_bytes() == text.encode(), name
 
 
@@ -61,6 +62,9 @@ def test_a_classifier_says_its_operating_points_to_clients_of_the_ensemble_as_it
 def test_the_repository_holds_nothing_that_no_task_declares() -> None:
     declared = {name for task in TASKS.values() for name in repository.files(task)}
     declared |= {f"{n.name}/{file}" for t in TASKS.values() for n in t.networks for file in OF_EXPORT}
+    for task in TASKS.values():
+        for name, choices in repository.recorded_choices(task, REPOSITORY).items():
+            declared |= {f"{name}/1/{choice.graph}" for choice in choices.values()}
     found = {file.relative_to(REPOSITORY).as_posix() for file in REPOSITORY.rglob("*") if file.is_file()}
     assert {name for name in found if "__pycache__" not in name} <= declared
 
@@ -132,12 +136,26 @@ def test_on_a_gpu_a_network_has_one_instance_and_batches_what_waits(task: Task, 
 
 @every_network
 def test_hardware_changes_nothing_that_a_client_sees(task: Task, network: Network) -> None:
-    cpu, gpu = (rendered(task)[f"{network.name}/{name}.pbtxt"] for name in ("config", "configs/gpu"))
-    for config in (cpu, gpu):
-        config.ClearField("instance_group")
-        config.ClearField("dynamic_batching")
-        config.ClearField("parameters")
-    assert cpu == gpu
+    plain = rendered(task)[f"{network.name}/config.pbtxt"]
+    variants = [rendered(task)[f"{network.name}/configs/{name}.pbtxt"] for name in repository.HARDWARE]
+    for config in (plain, *variants):
+        for field in ("instance_group", "dynamic_batching", "parameters", "backend", "default_model_filename"):
+            config.ClearField(field)
+    assert all(config == plain for config in variants)
+
+
+@every_network
+def test_an_openvino_config_always_states_its_arithmetic(task: Task, network: Network) -> None:
+    config = rendered(task)[f"{network.name}/configs/openvino.pbtxt"]
+    assert config.backend == "openvino"
+    assert config.parameters["INFERENCE_PRECISION_HINT"].string_value in ("f32", "bf16")
+    assert repository.hint(REPOSITORY, network, "openvino") in ("f32", "bf16")
+
+
+@every_network
+def test_a_config_without_a_variants_name_is_the_cpus(task: Task, network: Network) -> None:
+    texts = repository.files(task)
+    assert texts[f"{network.name}/config.pbtxt"] == texts[f"{network.name}/configs/cpu.pbtxt"]
 
 
 @every_task

@@ -1,6 +1,7 @@
 """The embedded server: what stops it from starting, what it leaves behind, and what happens when it is hurt."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,7 +18,7 @@ from conftest import REPOSITORY, ROOT
 from fovea import launch
 from fovea.client import Client
 from fovea.errors import RequestError, ServerError
-from fovea.repository import graph_path
+from fovea.repository import Hardware, graph_path
 from fovea.server import Server
 from fovea.tasks import TASKS
 
@@ -84,30 +85,44 @@ def test_a_temporary_folder_that_cannot_be_written_is_named(tmp_path: Path, monk
         Server(REPOSITORY, ["fundus"]).start()
 
 
+both_engines = pytest.mark.parametrize("hardware", ["cpu", "openvino"])
+
+
+@both_engines
 @pytest.mark.parametrize("damage", ["empty", "cut off", "garbage"])
-def test_a_damaged_network_is_named_and_nothing_is_left(repository: Path, damage: str) -> None:
-    content = (repository / GRAPH).read_bytes()
-    harmed = {"empty": b"", "cut off": content[: len(content) // 2], "garbage": b"\0" * 1000}[damage]
-    (repository / GRAPH).write_bytes(harmed)
+def test_a_damaged_network_is_named_and_nothing_is_left(repository: Path, damage: str, hardware: Hardware) -> None:
+    graph = graph_path(repository, FUNDUS.networks[0], hardware)
+    content = graph.read_bytes()
+    graph.write_bytes({"empty": b"", "cut off": content[: len(content) // 2], "garbage": b"\0" * 1000}[damage])
     before = shared_memory()
     with pytest.raises(ServerError, match=r"fundus_classifier.*(restore|empty)") as caught:
-        Server(repository, ["fundus"]).start()
+        Server(repository, ["fundus"], hardware=hardware).start()
     assert "\n" not in str(caught.value)
     assert shared_memory() <= before
 
 
-def test_a_setting_the_backend_does_not_know_is_refused_by_name(repository: Path) -> None:
-    config = repository / "fundus_classifier" / "config.pbtxt"
-    config.write_text(config.read_text().replace("inter_op_thread_count", "inter_galactic_thread_count"))
+@both_engines
+def test_a_setting_the_backend_does_not_know_is_refused_by_name(repository: Path, hardware: Hardware) -> None:
+    config = repository / "fundus_classifier" / "configs" / f"{hardware}.pbtxt"
+    config.write_text(re.sub(r'key: "\w+"', 'key: "inter_galactic_thread_count"', config.read_text(), count=1))
     with pytest.raises(ServerError, match="does not know inter_galactic_thread_count"):
-        Server(repository, ["fundus"]).start()
+        Server(repository, ["fundus"], hardware=hardware).start()
 
 
-def test_a_config_that_names_an_output_the_graph_lacks_is_refused(repository: Path) -> None:
-    config = repository / "fundus_classifier" / "config.pbtxt"
+@both_engines
+def test_a_config_that_names_an_output_the_graph_lacks_is_refused(repository: Path, hardware: Hardware) -> None:
+    config = repository / "fundus_classifier" / "configs" / f"{hardware}.pbtxt"
     config.write_text(config.read_text().replace('"heatmap"', '"heat"'))
     with pytest.raises(ServerError, match="heat"):
-        Server(repository, ["fundus"]).start()
+        Server(repository, ["fundus"], hardware=hardware).start()
+
+
+def test_an_arithmetic_that_is_not_stated_is_refused(repository: Path) -> None:
+    """OpenVINO would choose one by itself."""
+    config = repository / "fundus_classifier" / "configs" / "openvino.pbtxt"
+    config.write_text(re.sub(r'"(bf16|f32)"', '""', config.read_text()))
+    with pytest.raises(ServerError, match="state f32 or bf16"):
+        Server(repository, ["fundus"], hardware="openvino").start()
 
 
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has a GPU")
