@@ -55,8 +55,7 @@ def facts(
         for entry in report.get(kind, [])
         if entry["network"] == network.name
     ]
-    suffix = "pt2" if network.framework == "torch" else "keras"
-    digest = hashlib.sha256((weights / f"{network.name}.{suffix}").read_bytes()).hexdigest()
+    digest = hashlib.sha256((weights / network.file).read_bytes()).hexdigest()
     current = judged[0] if judged and judged[0]["weights_sha256"] == digest else None
     return {
         "network": network.name,

@@ -257,7 +257,7 @@ def serve(options: argparse.Namespace) -> int:
         metrics_port=options.metrics_port,
         timeout_s=options.timeout,
     )
-    print(f"Serving with configs/{server.hardware}.pbtxt: {server.why}.", file=sys.stderr)
+    print(f"Starting with configs/{server.hardware}.pbtxt: {server.why}.", file=sys.stderr)
     with server:
         _advise(server)
         names = ", ".join(task.name for task in server.tasks)
