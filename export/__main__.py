@@ -32,6 +32,10 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main() -> int:
+    if sys.argv[1:2] and sys.argv[1] in ("release", "rollback", "list"):
+        from export import releasing  # what serving needs, which a machine that only exports does not have
+
+        return releasing.main()
     options = arguments().parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)  # the exporters' talk to their own developers
     logging.disable(logging.WARNING)
