@@ -31,7 +31,8 @@ def repository(folder: Path, task: Task, value: int) -> Path:
     for name in (task.name, f"{task.name}_preprocess", *(network.name for network in task.networks)):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for network in task.networks:
-        graph_path(folder, network).write_bytes(graph(task, network, value))
+        for path in graph_path(folder, network).parent.glob("model*.onnx"):  # whatever precision is served
+            path.write_bytes(graph(task, network, value))
     path = folder / task.name / "config.pbtxt"
     config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelConfig())
     config.parameters["operating_points"].string_value = json.dumps({POINT: value / 256})

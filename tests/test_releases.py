@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 from conftest import REPOSITORY
 from small_releases import Command, cut, everything, line, overwrite, publish, repository
@@ -57,6 +58,12 @@ def test_another_content_of_any_file_is_another_release(path: str, export: Comma
     if changed.suffix == ".pbtxt":
         parameter = 'parameters { key: "note" value { string_value: "another" } }\n'
         changed.write_text((changed.read_text() if changed.exists() else 'name: "fundus_classifier"\n') + parameter)
+    elif changed.suffix == ".onnx":
+        model = onnx.load(changed if changed.exists() else changed.with_name("model.onnx"))
+        model.doc_string = "another"
+        onnx.save(model, changed)
+    elif changed.name == "labels.txt":
+        changed.write_text(changed.read_text().replace("Normal", "Healthy"))
     else:
         changed.write_bytes((changed.read_bytes() if changed.exists() else b"") + b"\n")
     second = publish(export, folder, source)
@@ -208,7 +215,8 @@ def test_a_broken_or_missing_source_is_named_and_nothing_is_made(export: Command
     config.write_bytes(config.read_bytes()[:-20])
     code, _, err = export("release", "fundus", "--releases", folder, "--repository", source)
     assert code == 1
-    assert "fundus_classifier/config.pbtxt is no Triton config" in err
+    assert f"{config}: " in err
+    assert "python -m export lint" in err
     code, _, err = export("release", "fundus", "--releases", folder, "--repository", source / "absent")
     assert code == 1
     assert "absent is no folder" in err
