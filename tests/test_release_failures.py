@@ -1,6 +1,7 @@
 """Releases against full disks, read-only folders, SIGKILL at any moment, and one another."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_a_release_killed_at_any_moment_leaves_the_old_or_the_new_and_the_next_c
     source = repository(tmp_path / "r", FUNDUS, 3)
     program = Path(__file__).with_name("killed_releases.py")
     command = [sys.executable, str(program), str(folder), str(source), str(stride)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     counted = json.loads(done.stdout)
     assert counted["old"] * stride > 30

@@ -218,7 +218,7 @@ def test_a_broken_or_missing_source_is_named_and_nothing_is_made(export: Command
     assert f"{config}: " in err
     assert "python -m export lint" in err
     code, _, err = export("release", "fundus", "--releases", folder, "--repository", source / "absent")
-    assert code == 1
+    assert code == 2
     assert "absent is no folder" in err
     assert not folder.exists()
     assert export("release", "cataract", "--releases", folder)[0] == 2
