@@ -78,10 +78,12 @@ def int8(
     found: TensorsData,
     in_float: Sequence[str] = (),
     symmetric: bool = False,
+    fuse: bool = True,
 ) -> onnx.ModelProto:
     """The QDQ graph with these ranges; nodes named in `in_float` are left as they are.
 
-    `symmetric` quantises activations to int8 around zero, which is all that TensorRT takes, and leaves the edges float.
+    `symmetric` quantises activations to int8 around zero, which is all that TensorRT takes. Edges are fused unless so,
+    or unless told not to `fuse` (to measure what that is worth).
     """
     with tempfile.TemporaryDirectory(prefix="fovea-") as folder, _silenced():
         cache, made = Path(folder) / "ranges.json", Path(folder) / "int8.onnx"
@@ -100,7 +102,7 @@ def int8(
             extra_options={"ActivationSymmetric": symmetric},
         )
         quantised = onnx.load(made)
-    if not symmetric:
+    if fuse and not symmetric:
         _fuse_picture(quantised)
         _fuse_masks(quantised)
     _drop_unused(quantised)
