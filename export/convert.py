@@ -19,7 +19,7 @@ from fovea import quiet
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with quiet.native_stderr():
-    from export import card, evidence, from_keras, from_onnx, from_torch, gradcam, graph, parity, pictures
+    from export import card, card_page, evidence, from_keras, from_onnx, from_torch, gradcam, graph, parity, pictures
     from export import ladder as ladders
     from export.precision import Ladder
 from fovea.errors import ExportError
@@ -89,7 +89,7 @@ def _converted(
         made.points.update({point["name"]: point["threshold"] for point in facts["operating_points"]})
         made.files.update({f"{network.name}/1/{name}": content for name, content in contents.items()})
         made.files[f"{network.name}/card.json"] = card.as_json(facts)
-        made.files[f"{network.name}/card.md"] = card.as_markdown(facts)
+        made.files[f"{network.name}/card.md"] = card_page.as_markdown(facts)
     return made
 
 
