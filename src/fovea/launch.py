@@ -97,7 +97,9 @@ def claim(port: int, name: str) -> int:
     return port
 
 
-def prepare(folder: Path, repository: Path, tasks: Sequence[Task], *, released: bool = False) -> None:
+def prepare(
+    folder: Path, repository: Path, tasks: Sequence[Task], *, released: bool = False, fused: bool = False
+) -> None:
     """Fill a private folder: `backends/` as Triton wants them, `repository/` with links to these tasks' models only.
 
     A folder of releases is linked as a whole: what will be published is loaded from it.
@@ -112,9 +114,9 @@ def prepare(folder: Path, repository: Path, tasks: Sequence[Task], *, released: 
         (folder / "repository").symlink_to(repository.resolve())
         return
     (folder / "repository").mkdir()
-    for name in {name for task in tasks for name in (*models(task), fused_name(task))}:
-        if (repository / name).exists():  # the fused variant is there where export was asked for it
-            (folder / "repository" / name).symlink_to((repository / name).resolve())
+    names = {name for task in tasks for name in (*models(task), *([fused_name(task)] if fused else []))}
+    for name in names:
+        (folder / "repository" / name).symlink_to((repository / name).resolve())
 
 
 def command(folder: Path, hardware: Hardware, ports: Ports, prefix: str, controlled: Sequence[str] = ()) -> list[str]:

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, NoReturn, Self
@@ -27,7 +28,7 @@ from fovea import control, launch, locks, program, releases
 from fovea.client import Client
 from fovea.errors import RequestError, ServerError
 from fovea.hardware import choose
-from fovea.repository import HARDWARE, Hardware, check, configured_cores
+from fovea.repository import HARDWARE, Hardware, check, configured_cores, fused_name
 from fovea.tasks import TASKS, task_named
 
 
@@ -36,6 +37,8 @@ class Server:
 
     `start` returns when every task has answered one true request; `stop` leaves no process, no shared memory and no
     temporary file behind, and so does the death of this process. Ports are free ones unless given.
+
+    With `fused`, `<task>_fused` answers beside every task: the same in one hop.
 
     Of a folder of releases, every task's published release answers, and `python -m export release` and `rollback`
     switch it; the release that was published before answers under its own name, `<task>-<number>`.
@@ -51,6 +54,7 @@ class Server:
         tasks: Sequence[str] = (),
         *,
         released: bool = False,
+        fused: bool = False,
         hardware: Hardware | Literal["auto"] = "auto",
         grpc_port: int = 0,
         http_port: int = 0,
@@ -58,7 +62,7 @@ class Server:
         timeout_s: float = 120,
     ) -> None:
         self.repository = repository
-        self.released = released
+        self.released, self.fused = released, fused
         self.left_out: list[str] = []  # releases that were to answer beside a published one, and why they do not
         self.tasks = [task_named(name) for name in tasks or (releases.published(repository) if released else TASKS)]
         self.hardware, self.why = self._hardware(hardware)
@@ -121,6 +125,9 @@ class Server:
         else:
             for task in self.tasks:
                 check(task, self.repository, self.hardware)
+                variant = self.repository / fused_name(task)
+                if self.fused and not variant.is_dir():
+                    raise ServerError(f"{variant} is missing: python -m export {task.name} --fuse writes it.")
         self.ports = launch.Ports(
             launch.claim(self.ports.grpc, "gRPC"),
             launch.claim(self.ports.http, "HTTP"),
@@ -128,7 +135,7 @@ class Server:
         )
         try:
             self._folder = Path(tempfile.mkdtemp(prefix="fovea-"))
-            launch.prepare(self._folder, self.repository, self.tasks, released=self.released)
+            launch.prepare(self._folder, self.repository, self.tasks, released=self.released, fused=self.fused)
             with self.log.open("wb") as log:
                 self._process = subprocess.Popen(
                     [
@@ -244,7 +251,8 @@ class Server:
     def _ask_each_task(self, deadline: float) -> None:
         with Client(self.grpc_url) as client:
             for task in self.tasks:
-                client.ask(task, sample(), timeout_s=max(deadline - time.monotonic(), 1))
+                for asked in (task, replace(task, name=fused_name(task))) if self.fused else (task,):
+                    client.ask(asked, sample(), timeout_s=max(deadline - time.monotonic(), 1))
 
 
 def sample() -> bytes:
@@ -281,6 +289,7 @@ def main() -> int:
     where.add_argument(
         "--releases", type=Path, metavar="DIR", help="serve what is published in this folder of releases"
     )
+    parser.add_argument("--fused", action="store_true", help="serve <task>_fused too: the same answers in one hop")
     parser.add_argument("--hardware", choices=("auto", *HARDWARE), default="auto")
     parser.add_argument("--grpc-port", type=int, default=8001)
     parser.add_argument("--http-port", type=int, default=8000)
@@ -296,6 +305,7 @@ def serve(options: argparse.Namespace) -> int:
         options.releases or options.repository,
         options.tasks,
         released=options.releases is not None,
+        fused=options.fused,
         hardware=options.hardware,
         grpc_port=options.grpc_port,
         http_port=options.http_port,
