@@ -1,5 +1,6 @@
 """Every code block of the README is run; what takes long, or would run these tests again, is run in short."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -119,6 +120,15 @@ def test_the_table_of_figures_is_made_from_the_committed_results() -> None:
     results = figures.load(ROOT / "training" / "results")
     assert {result["task"] for result in results} == set(TASKS) - {"retina"}
     assert shown == figures.markdown(results)
+
+
+def test_the_figures_of_the_ablation_are_those_of_its_results() -> None:
+    results = json.loads((ROOT / "training" / "results" / "fundus_ablation.json").read_text())
+    baseline, *others = (each["seeds"][0] for each in results["preparations"])
+    shown = [f"{each['difference']['value']:+.3f}".replace("-", "−") for each in others]
+    said = f"macro AUC {', '.join(shown[:-1])} and {shown[-1]} against {baseline['auc']['value']:.3f} without"
+    assert said in " ".join(README.split())
+    assert {each["verdict"] for each in results["preparations"][1:]} == {"no difference shown"}
 
 
 def test_every_file_the_readme_links_to_is_there() -> None:

@@ -1,6 +1,7 @@
 """`python -m training <task>`: train a task's networks, or judge them with `--evaluate`."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 from typing import Literal
@@ -106,6 +107,7 @@ def judge(task: Task, options: argparse.Namespace) -> None:
 
 def main() -> int:
     options = arguments().parse_args()
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # its advice is not for whoever runs this
     return program.run(lambda: train_or_judge(options), "Stopped; the same command goes on from the last checkpoint.")
 
 
