@@ -27,7 +27,7 @@ help: ## list the commands
 demo: .venv/.serving ## start the server, ask it about phantoms (or IMAGES=folder), draw overlays (TASK=retina)
 	@$(BIN)/python -m client.demo --task $(TASK) $(IMAGES)
 
-serve: .venv/.serving ## serve on 127.0.0.1 until Ctrl-C (TASKS="retina oct", HARDWARE=auto|cpu|openvino|gpu|tensorrt, REPOSITORY=…)
+serve: .venv/.serving ## serve on 127.0.0.1 until Ctrl-C (TASKS="retina oct", HARDWARE=auto|cpu|openvino|gpu, REPOSITORY=…)
 	@$(BIN)/python -m fovea.server --repository $(REPOSITORY) --hardware $(HARDWARE) $(TASKS)
 
 models: $(addprefix model-,$(or $(TASKS),$(ALL_TASKS))) ## train, judge and export TASKS: on DATA, or PROFILE=phantom

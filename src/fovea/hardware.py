@@ -4,7 +4,9 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from fovea.repository import Choice, Hardware, graph_path, recorded_choices
+from fovea import plan
+from fovea.errors import ServerError
+from fovea.repository import Choice, Hardware, recorded_choices
 from fovea.spec import Task
 
 BF16 = {"avx512_bf16", "amx_bf16"}
@@ -14,9 +16,6 @@ BF16 = {"avx512_bf16", "amx_bf16"}
 def choose(tasks: Sequence[Task], repository: Path) -> tuple[Hardware, str]:
     """A GPU if there is one; else what export measured as faster, where this machine can serve it; else the CPU."""
     if Path("/proc/driver/nvidia/gpus").exists() or Path("/dev/nvidia0").exists():
-        built = all(graph_path(repository, n, "tensorrt").exists() for task in tasks for n in task.networks)
-        if built:
-            return "tensorrt", "this machine has an NVIDIA GPU, and every network has its TensorRT engine"
         return "gpu", "this machine has an NVIDIA GPU"
     measured = [recorded_choices(task, repository)[network.name] for task in tasks for network in task.networks]
     if importlib.util.find_spec("openvino") is None:
@@ -29,6 +28,21 @@ def choose(tasks: Sequence[Task], repository: Path) -> tuple[Hardware, str]:
     if any(choices["openvino"].hint == "bf16" for choices in measured) and not BF16 & _flags():
         return "cpu", "this processor has no bf16, which the networks' OpenVINO configs ask for"
     return "openvino", f"no NVIDIA GPU here, and OpenVINO was the faster ({_compared(other, plain)})"
+
+
+def permit(hardware: Hardware, tasks: Sequence[Task], repository: Path) -> None:
+    """Raise `ServerError` for hardware that only NVIDIA's container serves; first of all where its files are not fit.
+
+    nvidia-pytriton 0.7.0 carries Triton's Python backend and no other, and ours on top of it know no TensorRT.
+    """
+    if hardware not in plan.MADE_HERE:
+        return
+    plan.check(hardware, tasks, repository)
+    backend = "tensorrt" if hardware == "tensorrt" else "onnxruntime"
+    raise ServerError(
+        f"configs/{hardware}.pbtxt needs Triton's own {backend} backend, which the embedded server does not carry: "
+        "serve this repository with NVIDIA's tritonserver container (docs/tensorrt.md), or here with HARDWARE=gpu."
+    )
 
 
 def _total(measured: Sequence[dict[Hardware, Choice]], hardware: Hardware) -> float | None:

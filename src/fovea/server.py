@@ -25,7 +25,7 @@ import psutil
 from fovea import launch, program
 from fovea.client import Client
 from fovea.errors import ServerError
-from fovea.hardware import choose
+from fovea.hardware import choose, permit
 from fovea.repository import HARDWARE, Hardware, check, configured_cores
 from fovea.tasks import TASKS, task_named
 
@@ -93,6 +93,7 @@ class Server:
     def start(self) -> None:
         for task in self.tasks:
             check(task, self.repository, self.hardware)
+        permit(self.hardware, self.tasks, self.repository)
         self.ports = launch.Ports(
             launch.claim(self.ports.grpc, "gRPC"),
             launch.claim(self.ports.http, "HTTP"),
