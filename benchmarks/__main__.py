@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from benchmarks.contenders import Ask, InProcess, Served
 from benchmarks.load import Run, closed_loop
 from fovea import phantoms, program
 from fovea.errors import FoveaError, UsageError
-from fovea.repository import graph_path, hint, models
+from fovea.repository import fused_name, graph_path, hint
 from fovea.server import Server
 from fovea.spec import Task
 from fovea.tasks import TASKS, task_named
@@ -66,12 +66,16 @@ async def measure(task: Task, options: argparse.Namespace) -> dict[str, Any]:
     """Every contender at every concurrency, `rounds` times in rotating order, on the same distinct pictures."""
     pictures = [phantoms.encoded(task.modalities[0], seed) for seed in range(PICTURES)]
     kind = {"png": "PNG", "jpg": "JPEG"}[phantoms.suffix(task.modalities[0])]
-    with Server(REPOSITORY, [task.name]) as server:
+    fused = (REPOSITORY / fused_name(task)).is_dir()
+    with Server(REPOSITORY, [task.name], fused=fused) as server:
         async with AsyncExitStack() as stack:
             limit = await stack.enter_async_context(InProcess(task, REPOSITORY, server.hardware))
             grpc = await stack.enter_async_context(Served(task, server.grpc_url))
             http = await stack.enter_async_context(Served(task, server.http_url))
             contenders: dict[str, Ask] = {"in process": limit.ask, "gRPC": grpc.ask, "HTTP": http.ask}
+            if fused:
+                one_hop = Served(replace(task, name=fused_name(task)), server.grpc_url)
+                contenders["gRPC, fused"] = (await stack.enter_async_context(one_hop)).ask
             expected = [await limit.ask(picture) for picture in pictures]
             runs = await _rounds(task, contenders, pictures, expected, options)
         check = [] if options.no_perf_analyzer else _cross_check(task, server.grpc_url, pictures, options.requests)
@@ -95,7 +99,7 @@ async def measure(task: Task, options: argparse.Namespace) -> dict[str, Any]:
             "load": "closed loop; client and server share the cores",
             "answers": "every answer compared bit for bit with the in-process one",
         },
-        "environment": environment.describe(REPOSITORY, models(task)),
+        "environment": environment.describe(REPOSITORY, task, server.hardware),
         "runs": [asdict(run) | {"latencies_ms": [round(x, 3) for x in run.latencies_ms]} for run in runs],
         "perf_analyzer": check,
     }

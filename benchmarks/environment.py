@@ -10,12 +10,24 @@ from typing import Any
 
 import psutil
 
-PACKAGES = ("nvidia-pytriton", "onnxruntime", "onnxruntime-gpu", "tritonclient", "grpcio", "numpy", "simplejpeg")
+from fovea.repository import Hardware, fused_name, graph_path, preprocess_name
+from fovea.spec import Task
+
+PACKAGES = (
+    "nvidia-pytriton",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tritonclient",
+    "grpcio",
+    "numpy",
+    "simplejpeg",
+)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
 
 
-def describe(repository: Path, models: tuple[str, ...]) -> dict[str, Any]:
+def describe(repository: Path, task: Task, hardware: Hardware) -> dict[str, Any]:
     """The machine, the versions, the commit, and the SHA-256 of every graph and config that is measured."""
     cpu = _cpu()
     return {
@@ -33,11 +45,19 @@ def describe(repository: Path, models: tuple[str, ...]) -> dict[str, Any]:
         "commit": _commit(),
         "sha256": {
             str(path.relative_to(repository)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for name in models
-            for path in sorted((repository / name).rglob("*"))
-            if path.suffix in (".onnx", ".pbtxt")
+            for path in served_files(repository, task, hardware)
         },
     }
+
+
+def served_files(repository: Path, task: Task, hardware: Hardware) -> list[Path]:
+    """The graphs and configs that `hardware` serves the task with, the fused variant's too where there is one."""
+    found = [repository / name / "config.pbtxt" for name in (task.name, preprocess_name(task))]
+    for network in task.networks:
+        found.append(repository / network.name / "configs" / f"{hardware}.pbtxt")
+        found.append(graph_path(repository, network, hardware))
+    fused = repository / fused_name(task)
+    return [*found, *sorted(fused.glob(f"configs/{hardware}.pbtxt")), *sorted(fused.glob("1/*.onnx"))]
 
 
 def _cpu() -> dict[str, str]:

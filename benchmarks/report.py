@@ -92,12 +92,15 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
     rows += ["| " + " | ".join(cells(line)) + " |" for result in results for line in lines(result)]
     versions = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
     flags = ", ".join(machine["cpu_flags"])
+    served = "; ".join(
+        f"{result['task']} on {result['settings']['hardware']} ({', '.join(_graphs(result))})" for result in results
+    )
     text = [
         f"Measured {first['date']} on {machine['cores']} cores of {machine['cpu']} ({flags}), "
         f"{machine['memory_gib']:g} GiB, Python {machine['python']}, Triton {machine['triton']}, {versions}; "
         f"{settings['rounds']} interleaved rounds of {settings['requests_per_round']} requests after "
         f"{settings['warm_up_requests']} to warm up; {settings['pictures']}; {settings['load']}; "
-        f"{settings['answers']}.",
+        f"{settings['answers']}. Served: {served}.",
         "\n".join(rows),
     ]
     checks = [(result["task"], lines(result), check) for result in results for check in result["perf_analyzer"]]
@@ -112,6 +115,14 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
         text.append("NVIDIA's perf_analyzer on the same server, over gRPC — " + "; ".join(told) + ".")
     text.append("![images per second and latency](benchmarks/results/latency.png)")
     return "\n\n".join(text)
+
+
+def _graphs(result: dict[str, Any]) -> list[str]:
+    """The graph of every network, and OpenVINO's arithmetic for what is float in it."""
+    return [
+        f"{network} {graph}" + (f" in {arithmetic}" if result["settings"]["hardware"] == "openvino" else "")
+        for network, (graph, arithmetic) in result["settings"]["graphs"].items()
+    ]
 
 
 def write(results: Sequence[dict[str, Any]], folder: Path, readme: Path) -> None:
@@ -131,7 +142,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     rows = -(-len(results) // columns)
     figure = Figure(figsize=(5 * columns, 3.6 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()[: len(results)]
-    colours = {LIMIT: "0.4", "gRPC": "tab:blue", "HTTP": "tab:orange"}
+    colours = {LIMIT: "0.4", "gRPC": "tab:blue", "HTTP": "tab:orange", "gRPC, fused": "tab:green"}
     styles = {1: "-", 2: "--", 4: ":"}
     for axis, result in zip(axes, results, strict=True):
         samples: dict[tuple[str, int], list[float]] = defaultdict(list)

@@ -42,6 +42,7 @@ def arguments() -> argparse.ArgumentParser:
         metavar="NAME",
         help="decide by a threshold stored with the model (screening, balanced, confirmation)",
     )
+    parser.add_argument("--release", metavar="NUMBER", help="ask this release, not the published one, to compare them")
     parser.add_argument("--overlay", type=Path, metavar="FOLDER", help="draw each answer on its photograph, as PNG")
     parser.add_argument("--json", action="store_true", help="one JSON object per picture on stdout, as they finish")
     parser.add_argument("--concurrency", type=int, default=4, help="pictures in flight at once (4)")
@@ -93,10 +94,12 @@ async def _rows(task: Task, files: list[Path], options: argparse.Namespace) -> l
     columns = (TextColumn(task.name), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
     try:
         async with AsyncClient(options.url, options.timeout) as client:
-            await client.check(task, operating_point=options.operating_point)
+            await client.check(task, operating_point=options.operating_point, release=options.release)
             with Progress(*columns, console=MESSAGES, transient=True, disable=not MESSAGES.is_terminal) as bar:
                 line = bar.add_task(task.name, total=len(files))
-                asked = batch.ask(client, task, files, options.concurrency, options.overlay, options.operating_point)
+                asked = batch.ask(
+                    client, task, files, options.concurrency, options.overlay, options.operating_point, options.release
+                )
                 async for position, row in asked:
                     rows[position] = row
                     bar.advance(line)

@@ -58,6 +58,7 @@ async def ask(
     concurrency: int,
     overlays: Path | None,
     operating_point: str | None = None,
+    release: str | None = None,
 ) -> AsyncIterator[tuple[int, Row]]:
     """Ask about every file, `concurrency` at a time; yields (position, row) as they finish.
 
@@ -74,7 +75,7 @@ async def ask(
         async with limit:
             try:
                 encoded = await asyncio.to_thread(read, file)
-                answer = await client.ask(task, encoded, operating_point=operating_point)
+                answer = await client.ask(task, encoded, operating_point=operating_point, release=release)
                 picture = overlays / names[position] if overlays else None
                 return position, await asyncio.to_thread(_finish, file, encoded, answer, picture)
             except UsageError:

@@ -55,6 +55,10 @@ def main() -> int:
         from export.lint import program as linter  # starts in a second, and needs none of what export does
 
         return linter.main(sys.argv[2:])
+    if sys.argv[1:2] and sys.argv[1] in ("release", "rollback", "list"):
+        from export import releasing  # what serving needs, which a machine that only exports does not have
+
+        return releasing.main()
     options = arguments().parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)  # the exporters' talk to their own developers
     logging.disable(logging.WARNING)

@@ -19,7 +19,7 @@ from fovea import quiet
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with quiet.native_stderr():
-    from export import card, evidence, from_keras, from_torch, gradcam, graph, parity, pictures
+    from export import card, card_page, evidence, from_keras, from_onnx, from_torch, gradcam, graph, parity, pictures
     from export import ladder as ladders
     from export.precision import Ladder
 from fovea.errors import ExportError
@@ -56,9 +56,10 @@ def convert(task: Task, options: argparse.Namespace) -> Converted:
         with MESSAGES.status(f"{network.name}: measuring parity"):
             inputs = seen[network.reads]
             lines += parity.measure(network, model, reference, inputs)
-            if network.masks:
+            if network.masks and network.framework == "torch":
                 for stack in inputs.values():
                     parity.check_rounding(network, model, from_torch.PROBABILITY, stack)
+            if network.masks:
                 seen |= {mask.name: _answers(model, network, mask.name, inputs) for mask in network.masks}
         models[network.name] = model
     Console().print(table(lines))
@@ -88,7 +89,7 @@ def _converted(
         made.points.update({point["name"]: point["threshold"] for point in facts["operating_points"]})
         made.files.update({f"{network.name}/1/{name}": content for name, content in contents.items()})
         made.files[f"{network.name}/card.json"] = card.as_json(facts)
-        made.files[f"{network.name}/card.md"] = card.as_markdown(facts)
+        made.files[f"{network.name}/card.md"] = card_page.as_markdown(facts)
     return made
 
 
@@ -97,7 +98,7 @@ def _graph(
 ) -> tuple[onnx.ModelProto, Callable[[Stack], Mapping[str, npt.NDArray[np.float32]]]]:
     """The finished graph, and the framework's own answer to compare it with."""
     if network.framework == "torch":
-        path = weights / f"{network.name}.pt2"
+        path = weights / network.file
         module = from_torch.load(path)
 
         def answer_torch(stack: Stack) -> Mapping[str, npt.NDArray[np.float32]]:
@@ -105,7 +106,12 @@ def _graph(
                 return {from_torch.PROBABILITY: module(torch.from_numpy(stack)).numpy()}
 
         return _finish(task, network, from_torch.convert(task, network, path), path), answer_torch
-    path = weights / f"{network.name}.keras"
+    path = weights / network.file
+    if network.framework == "onnx":
+        finished = _finish(task, network, from_onnx.convert(task, network, path), path)
+        asis = from_onnx.unoptimised(path, network)
+        judged = [value.name for value in finished.graph.output]
+        return finished, lambda stack: {name: asis(stack)[name].astype(np.float32) for name in judged}
     _check_record(task, network, path)
     model = from_keras.load(task, network, path)
     explained = any(isinstance(answer, Heatmap) for answer in network.answers)

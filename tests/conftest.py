@@ -10,6 +10,7 @@ import pytest
 from small_stores import Command, Result, labelled
 from wire_mongodb import WireMongoDB, serving
 
+from export import releasing
 from fovea import phantoms
 from fovea.server import Server
 from training import store
@@ -82,3 +83,17 @@ def store_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 def wire() -> Iterator[WireMongoDB]:
     with serving() as server:
         yield server
+
+
+@pytest.fixture
+def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Exit code, standard output and standard error of `python -m export release|rollback|list`."""
+
+    def command(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
+        capsys.readouterr()
+        code = releasing.main()
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return command

@@ -13,7 +13,7 @@ from benchmarks.contenders import InProcess, Served, digest
 from benchmarks.load import WrongAnswer, closed_loop
 from benchmarks.statistics import SAMPLES_NEEDED, median_interval, percentile
 from fovea.errors import UsageError
-from fovea.repository import models
+from fovea.repository import fused_name
 from fovea.server import Server
 from fovea.tasks import TASKS
 
@@ -81,10 +81,11 @@ def test_all_ways_give_the_same_digest(task: object, server: Server, photographs
 
 
 def test_the_environment_names_the_machine_and_every_measured_file() -> None:
-    found = environment.describe(REPOSITORY, models(TASKS["retina"]))
+    found = environment.describe(REPOSITORY, TASKS["retina"], "cpu")
     assert found["cores"] >= 1
     assert found["packages"]["onnxruntime"]
-    assert {"retina/config.pbtxt", "retina_unet/1/model.onnx"} <= set(found["sha256"])
+    assert {"retina/config.pbtxt", "retina_unet/configs/cpu.pbtxt"} <= set(found["sha256"])
+    assert any(name.startswith("retina_unet/1/model") for name in found["sha256"])
     assert json.dumps(found)
 
 
@@ -99,9 +100,10 @@ def test_results_of_another_schema_or_none_are_refused(tmp_path: Path) -> None:
 def test_committed_results_are_complete_and_answer_for_the_committed_graphs() -> None:
     for result in report.load(ROOT / "benchmarks" / "results"):
         task = TASKS[result["task"]]
-        assert {run["contender"] for run in result["runs"]} == {"in process", "gRPC", "HTTP"}
+        fused = {"gRPC, fused"} if (REPOSITORY / fused_name(task)).is_dir() else set()
+        assert {run["contender"] for run in result["runs"]} == {"in process", "gRPC", "HTTP"} | fused
         assert {run["concurrency"] for run in result["runs"]} == {1, 2, 4}
-        now = environment.describe(REPOSITORY, models(task))["sha256"]
+        now = environment.describe(REPOSITORY, task, result["settings"]["hardware"])["sha256"]
         assert result["environment"]["sha256"] == now, "the networks or configs changed: make bench"
 
 

@@ -234,7 +234,8 @@ def test_an_export_places_graphs_and_cards_that_say_what_they_are(
     target = tmp_path / "repository"
     assert export(monkeypatch, task, "--weights", weights, "--repository", target, "--reports", tmp_path) == 0
     said = capsys.readouterr()
-    assert said.err.endswith(f"Placed {', '.join(repository.models(task))} in {target}.\n")
+    assert f"Placed {', '.join(repository.models(task))} in {target}, in " in said.err
+    assert "GiB of memory at most." in said.err
     assert said.out.count("holds") == sum(4 * (1 if n.masks else 2) for n in task.networks)
     of_export = {f"{n.name}/{file}" for n in task.networks for file in ("1/model.onnx", "card.json", "card.md")}
     assert names(target) == set(repository.files(task)) | of_export
@@ -248,7 +249,7 @@ def test_an_export_places_graphs_and_cards_that_say_what_they_are(
         assert model.doc_string == task.question
         metadata = {entry.key: entry.value for entry in model.metadata_props}
         assert (metadata["fovea.task"], metadata["fovea.network"]) == (task.name, network.name)
-        assert "not a medical device" in metadata["fovea.use"]
+        assert "Not a medical device" in metadata["fovea.use"]
         card = json.loads((target / network.name / "card.json").read_text())
         assert {(line["output"], line["batch"]) for line in card["parity"]} == {
             (output, size)
@@ -268,8 +269,7 @@ def test_configs_for_other_cores_change_nothing_but_the_configs(
     after = content(placed)
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {
         "retina_preprocess/config.pbtxt",
-        "retina_unet/config.pbtxt",
-        "retina_classifier/config.pbtxt",
+        *(f"{n.name}/{file}.pbtxt" for n in RETINA.networks for file in ("config", "configs/cpu", "configs/openvino")),
     }
     assert after == before | {name: text.encode() for name, text in repository.files(RETINA, 8).items()}
 
@@ -312,7 +312,7 @@ HARM: dict[str, Callable[[bytes], bytes]] = {
 def test_damaged_weights_are_one_sentence_with_their_name(
     task: Task, network: Network, harm: Callable[[bytes], bytes], weights: Path, tmp_path: Path
 ) -> None:
-    file = f"{network.name}.{'pt2' if network.framework == 'torch' else 'keras'}"
+    file = network.file
     (tmp_path / file).write_bytes(harm((weights / file).read_bytes()))
     with pytest.raises(ExportError, match=rf"{network.name}\..* cannot be read as a .*: train it again") as caught:
         convert._graph(task, network, tmp_path)

@@ -15,7 +15,7 @@ from export import fuse, graph
 from export.place import place
 from fovea import repository
 from fovea.engines import Arrays
-from fovea.errors import ExportError, ParityError
+from fovea.errors import ExportError, ParityError, ServerError
 from fovea.repository import Hardware
 from fovea.server import Server
 from fovea.spec import Task
@@ -86,8 +86,18 @@ def fused_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     folder = copied(RETINA, tmp_path_factory.mktemp("fused") / "r")
     place(folder, fuse.files(RETINA, folder, 2))
     hardware: Hardware = request.param
-    with Server(folder, ["retina"], hardware=hardware) as server:
+    with Server(folder, ["retina"], fused=True, hardware=hardware) as server:
         yield server
+
+
+def test_asking_for_a_fused_variant_that_was_never_made_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match=r"retina_fused is missing: python -m export retina --fuse writes it"):
+        Server(copied(RETINA, tmp_path / "r"), ["retina"], fused=True).start()
+
+
+def test_the_committed_fused_variant_is_made_of_the_committed_networks() -> None:
+    for name, content in fuse.files(RETINA, REPOSITORY, repository.CORES).items():
+        assert (REPOSITORY / name).read_bytes() == content, name
 
 
 def ask(server: Server, model: str, encoded: list[bytes], names: list[str]) -> Arrays:

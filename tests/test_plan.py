@@ -197,7 +197,7 @@ def test_a_machine_with_engines_is_still_served_on_its_gpu(
     """The embedded server cannot serve engines: `auto` must not choose what is then refused."""
     exists = Path.exists
     monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidia0" or exists(path))
-    assert hardware.choose([RETINA], built)[0] == "gpu"
+    assert hardware.choose([built / network.name for network in RETINA.networks])[0] == "gpu"
 
 
 def test_a_tensorrt_graph_of_another_network_is_stale(built: Path) -> None:

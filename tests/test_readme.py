@@ -17,7 +17,10 @@ from fovea.tasks import TASKS
 from training import figures
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+OWN = re.search(r"^## Bring a network of your own\n.*?(?=^## )", README, re.MULTILINE | re.DOTALL)
+assert OWN  # its blocks are run in tests/test_own_network.py
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCKS = BLOCK.findall(README.replace(OWN[0], ""))
 COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if line]
 CLIENT = [line for line in COMMANDS if line.startswith("python -m client")]
 TRAINING = [line for line in COMMANDS if re.match(r"python -m (training|export)", line)]

@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from onnx import TensorProto, shape_inference
 from tritonclient.grpc import model_config_pb2 as pb
 
+from export import fuse
 from fovea import plan, repository
 from fovea.errors import ServerError
 from fovea.repository import graph_path
@@ -62,6 +63,7 @@ def test_a_classifier_says_its_operating_points_to_clients_of_the_ensemble_as_it
 def test_the_repository_holds_nothing_that_no_task_declares() -> None:
     declared = {name for task in TASKS.values() for name in repository.files(task)}
     declared |= {f"{n.name}/{file}" for t in TASKS.values() for n in t.networks for file in OF_EXPORT}
+    declared |= set(fuse.files(TASKS["retina"], REPOSITORY, repository.CORES))
     for task in TASKS.values():
         for name, choices in repository.recorded_choices(task, REPOSITORY).items():
             declared |= {f"{name}/1/{choice.graph}" for choice in choices.values()}

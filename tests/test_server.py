@@ -222,7 +222,7 @@ def test_the_serving_program_starts_again_when_a_stub_is_killed(photograph: byte
     )
     assert program.stderr is not None
     lines = [program.stderr.readline(), program.stderr.readline()]
-    assert "Starting on the" in lines[0]
+    assert "Starting with configs/" in lines[0]
     assert "Ctrl-C stops it" in lines[1]
     stub = next(
         p for p in psutil.Process(program.pid).children(recursive=True) if "fundus_classifier" in p.cmdline()[-2]

@@ -93,8 +93,7 @@ def judge(task: Task, options: argparse.Namespace) -> None:
         entries, digest = splits.obey(plan.suitable(task, samples), manifest)
         for network in task.networks:
             if options.network in (None, network.name):
-                suffix = "pt2" if network.framework == "torch" else "keras"
-                plan.check_origin(options.into / f"{network.name}.{suffix}", digest, manifest)
+                plan.check_origin(options.into / network.file, digest, manifest)
         judged: Literal["test", "all"] = "test"
     else:
         entries, digest = splits.assign(samples, options.seed), "none: these photographs were not trained on"

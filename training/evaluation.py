@@ -81,7 +81,7 @@ def evaluate(
         "classifiers": [],
     }
     for each in networks:
-        weights = _weights(each, run.weights)
+        weights = run.weights / each.file
         identity = {"network": each.name, "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
         if each.masks:
             result["segmenters"].append(identity | _judge_segmenter(task, each, marked, run, folder))
@@ -113,12 +113,8 @@ def _shared(run: Run, judged: Sequence[Entry]) -> str:
     return " ".join(told)
 
 
-def _weights(network: Network, folder: Path) -> Path:
-    return folder / f"{network.name}.{'pt2' if network.framework == 'torch' else 'keras'}"
-
-
 def _require(task: Task, network: Network, entries: Sequence[Entry], wanted: str, folder: Path) -> None:
-    weights = _weights(network, folder)
+    weights = folder / network.file
     for path in (weights, weights.with_suffix(".json")) if network.masks else (weights,):
         if not path.exists():
             command = f"python -m training {task.name} --network {network.name}"
@@ -136,7 +132,7 @@ def _scopes(entries: Sequence[Entry]) -> Iterator[tuple[list[str], list[int]]]:
 
 
 def _judge_segmenter(task: Task, network: Network, entries: list[Entry], run: Run, folder: Path) -> dict[str, Any]:
-    weights = _weights(network, run.weights)
+    weights = run.weights / network.file
     program, mask = load_program(weights), network.masks[0]
     threshold = float(read_summary(weights.with_suffix(".json"))["threshold_folded"])
     every = track(entries, network.name, console=PROGRESS, transient=True)
@@ -223,7 +219,7 @@ def _judge_classifier(task: Task, network: Network, entries: list[Entry], run: R
     rows = _class_rows(task.labels, entries, probabilities, run.seed)
     truth = [str(entry.sample.label) for entry in entries]
     report_classes.draw(run, folder, network.name, task.labels, rows[-1], truth, probabilities)
-    made = _read_summary(_weights(network, run.weights))
+    made = _read_summary(run.weights / network.file)
     heat = float(made["temperature"])
     # What was folded in is taken out again: the same network before its temperature.
     cold = calibration.reheated(probabilities, 1 / heat)
@@ -271,7 +267,7 @@ def _class_rows(
 
 def classify(task: Task, network: Network, entries: list[Entry], folder: Path) -> metrics.Values:
     """Probabilities `[len(entries), len(labels)]`."""
-    path, answers = _weights(network, folder), []
+    path, answers = folder / network.file, []
     model = classifier.load(path)
     for first in track(range(0, len(entries), CHUNK), network.name, console=PROGRESS, transient=True):
         answer = model.predict_on_batch(network_inputs(task, network, entries[first : first + CHUNK], folder))

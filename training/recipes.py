@@ -90,7 +90,7 @@ RECIPES: dict[str, Recipe] = {
     "fundus_classifier": Recipe(
         trunk="mobilenet_v2",
         stages=(Stage(20, 2e-4),),
-        from_nothing=Stage(20, 2e-4),
+        from_nothing=Stage(50, 2e-3),
         label_smoothing=0.05,
         caveat=LOOKED_AT,
     ),

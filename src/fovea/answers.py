@@ -24,6 +24,7 @@ class Answer:
         frame: the square of the source picture that `heatmap` and `masks` show.
         latency_ms: from sending the request to having the answer, as the client saw it.
         operating_point: the name of a threshold stored with the model, if one was asked for, and that threshold.
+        version: of the model that answered, all of it: the number of its release, or 1 where none was published.
     """
 
     task: Task
@@ -33,6 +34,12 @@ class Answer:
     frame: Frame | None = None
     latency_ms: float = 0.0
     operating_point: tuple[str, float] | None = None
+    version: str = "1"
+
+    @property
+    def release(self) -> str | None:
+        """The number of the release that answered; None where the server serves a repository that is no release."""
+        return None if self.version == "1" else self.version
 
     @property
     def label(self) -> str | None:
@@ -74,6 +81,8 @@ class Answer:
     def json(self) -> dict[str, Any]:
         """Label, probabilities and frame as plain values; pictures are left to the caller."""
         value: dict[str, Any] = {"task": self.task.name}
+        if self.release is not None:
+            value["release"] = self.release
         if self.probabilities is not None:
             named = zip(self.task.labels, self.probabilities.tolist(), strict=True)
             value |= {"label": self.label, "probability": self.probability, "probabilities": dict(named)}
@@ -91,6 +100,7 @@ def from_outputs(
     row: int = 0,
     latency_ms: float = 0.0,
     operating_point: tuple[str, float] | None = None,
+    version: str = "1",
 ) -> Answer:
     """One row of a response: output name → array with the batch first."""
     names = {mask.name for mask in task.masks}
@@ -102,6 +112,7 @@ def from_outputs(
         frame=Frame(*outputs["frame"][row].tolist()) if "frame" in outputs else None,
         latency_ms=latency_ms,
         operating_point=operating_point,
+        version=version,
     )
 
 

@@ -7,6 +7,7 @@ import triton_python_backend_utils as pb_utils
 
 from fovea import pixels
 from fovea.errors import UnreadableImage
+from fovea.fingerprint import preprocessing
 from fovea.tasks import task_named
 
 
@@ -14,8 +15,16 @@ class Preprocess:
     """`image` BYTES `[batch, 1]` → `pixels` uint8 `[batch, side, side, 3]` and `frame` int32 `[batch, 4]`."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        name = json.loads(args["model_config"])["parameters"]["task"]["string_value"]
-        self.image = task_named(name).image
+        parameters = json.loads(args["model_config"])["parameters"]
+        task = task_named(parameters["task"]["string_value"])
+        self.image = task.image
+        # A release carries its networks but not this code: with another preprocessing they would answer otherwise.
+        released = parameters.get("preprocessing")
+        if released and released["string_value"] != preprocessing(task.image):
+            raise pb_utils.TritonModelException(
+                f"{args['model_name']} was released with another preprocessing than the installed fovea's: install the "
+                f"fovea that its release.json names, or release it again with python -m export release {task.name}."
+            )
 
     def execute(self, requests: list["pb_utils.InferenceRequest"]) -> list["pb_utils.InferenceResponse"]:
         return [self._answer(request) for request in requests]

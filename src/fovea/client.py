@@ -16,7 +16,7 @@ from fovea.answers import Answer, from_outputs
 from fovea.errors import FoveaError, ServerTimeout, UnreadableImage, UsageError, WrongModel
 from fovea.spec import Task
 from fovea.tasks import task_named
-from fovea.transport import Transport, connect
+from fovea.transport import Description, Transport, connect
 
 TIMEOUT_S = 30.0
 Source = bytes | str | Path
@@ -35,8 +35,8 @@ class AsyncClient:
         self.url = url
         self.timeout_s = timeout_s
         self._transport: Transport | None = None
-        self._checked: dict[str, asyncio.Lock | None] = {}
-        self._points: dict[str, dict[str, float]] = {}
+        self._descriptions: dict[str, Description] = {}
+        self._checking: dict[str, asyncio.Lock] = {}
 
     async def __aenter__(self) -> Self:
         self._transport = connect(self.url)
@@ -59,6 +59,7 @@ class AsyncClient:
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
         operating_point: str | None = None,
+        release: str | None = None,
     ) -> Answer:
         """Ask `task` about one picture.
 
@@ -70,6 +71,7 @@ class AsyncClient:
             timeout_s: the deadline, in seconds, counted from this call.
             operating_point: the name of a threshold stored with the model ("screening", …) that decides the label;
                 without one it is the most probable class.
+            release: the number of a release that the server keeps beside the published one, which answers by default.
 
         Raises:
             FoveaError: see the class; `UnreadableImage` says what is wrong with the picture.
@@ -80,25 +82,34 @@ class AsyncClient:
         if not encoded:
             raise UnreadableImage("The file is empty: a JPEG, PNG or TIFF picture was expected; copy it again.")
         async with self._deadline(timeout_s):
-            await self._check_once(task)
-            threshold = self._threshold(task, operating_point)
+            description = await self._describe(task, release)
+            self._threshold(task, description, operating_point)
             sent = time.perf_counter()
-            arrays = await self._connected().infer(task.name, encoded, names)
+            arrays, version = await self._connected().infer(_model(task, release), encoded, names)
             latency_ms = 1e3 * (time.perf_counter() - sent)
+            if operating_point is not None and version != description.version:
+                description = await self._describe_version(task, version)
+            threshold = self._threshold(task, description, operating_point)
         for tensor in task.outputs:
             if tensor.name in names and arrays[tensor.name].shape != (1, *tensor.shape):
                 raise WrongModel(
                     f"{self.url} answered {tensor.name} of shape {arrays[tensor.name].shape[1:]}; "
                     f"task {task.name} declares {tensor.shape}."
                 )
-        return from_outputs(task, arrays, latency_ms=latency_ms, operating_point=threshold)
+        return from_outputs(task, arrays, latency_ms=latency_ms, operating_point=threshold, version=version)
 
-    async def check(self, task: str | Task, timeout_s: float | None = None, operating_point: str | None = None) -> None:
+    async def check(
+        self,
+        task: str | Task,
+        timeout_s: float | None = None,
+        operating_point: str | None = None,
+        release: str | None = None,
+    ) -> None:
         """Raise what every request for `task` would meet: `ServerUnreachable`, `WrongModel`, …; else do nothing."""
         task = task_named(task) if isinstance(task, str) else task
         async with self._deadline(timeout_s):
-            await self._check_once(task)
-        self._threshold(task, operating_point)
+            description = await self._describe(task, release)
+        self._threshold(task, description, operating_point)
 
     async def ask_many(
         self,
@@ -108,6 +119,7 @@ class AsyncClient:
         timeout_s: float | None = None,
         concurrency: int = 4,
         operating_point: str | None = None,
+        release: str | None = None,
     ) -> AsyncIterator[tuple[int, Answer | FoveaError]]:
         """Ask about many pictures, `concurrency` at a time; yields (position in `images`, answer or its error).
 
@@ -121,7 +133,7 @@ class AsyncClient:
             while True:
                 while len(pending) < concurrency and (item := next(waiting, None)) is not None:
                     position, image = item
-                    asked = self.ask(task, image, outputs, timeout_s, operating_point)
+                    asked = self.ask(task, image, outputs, timeout_s, operating_point, release)
                     pending[asyncio.create_task(asked)] = position
                 if not pending:
                     return
@@ -156,36 +168,51 @@ class AsyncClient:
                 "give it longer, send fewer pictures at once, or restart it."
             ) from None
 
-    async def _check_once(self, task: Task) -> None:
-        """Compare the server's description of the task with the declaration, before the first request only."""
-        if task.name in self._checked and self._checked[task.name] is None:
-            return
-        lock = self._checked.setdefault(task.name, asyncio.Lock()) or asyncio.Lock()
-        async with lock:
-            if self._checked[task.name] is None:
-                return
-            description = await self._connected().describe(task.name)
-            found, labels = description.tensors, description.labels
-            declared = {tensor.name: (tensor.dtype, tensor.shape) for tensor in task.outputs}
-            if found != declared:
-                wrong = sorted(n for n in found.keys() | declared.keys() if found.get(n) != declared.get(n))
-                raise WrongModel(
-                    f"{self.url} serves another {task.name} than this client declares (different: {', '.join(wrong)}): "
-                    "use the client that came with the server's release."
-                )
-            if labels != task.labels:
-                raise WrongModel(
-                    f"{self.url} answers {task.name} with the classes {', '.join(labels)}, but this client declares "
-                    f"{', '.join(task.labels)}: use the client that came with the server's release."
-                )
-            self._points[task.name] = description.operating_points
-            self._checked[task.name] = None
+    async def _describe(self, task: Task, release: str | None) -> Description:
+        """What the server says of the task, compared with the declaration; it is asked before the first request only.
 
-    def _threshold(self, task: Task, name: str | None) -> tuple[str, float] | None:
+        Raises:
+            WrongModel: it serves something else than the task declares.
+        """
+        model = _model(task, release)
+        if model in self._descriptions:
+            return self._descriptions[model]
+        async with self._checking.setdefault(model, asyncio.Lock()):
+            if model not in self._descriptions:
+                try:
+                    description = await self._connected().describe(model)
+                except WrongModel:  # also when another release was published between the two questions that this asks
+                    description = await self._connected().describe(model)
+                self._compare(task, description)
+                self._descriptions[model] = description
+            return self._descriptions[model]
+
+    async def _describe_version(self, task: Task, version: str) -> Description:
+        """Of the release that answered, which is another one than was there before: its thresholds count."""
+        self._descriptions.pop(task.name, None)
+        description = await self._describe(task, None)
+        return description if description.version == version else await self._describe(task, version)
+
+    def _compare(self, task: Task, description: Description) -> None:
+        found, labels = description.tensors, description.labels
+        declared = {tensor.name: (tensor.dtype, tensor.shape) for tensor in task.outputs}
+        if found != declared:
+            wrong = sorted(n for n in found.keys() | declared.keys() if found.get(n) != declared.get(n))
+            raise WrongModel(
+                f"{self.url} serves another {task.name} than this client declares (different: {', '.join(wrong)}): "
+                "use the client that came with the server's release."
+            )
+        if labels != task.labels:
+            raise WrongModel(
+                f"{self.url} answers {task.name} with the classes {', '.join(labels)}, but this client declares "
+                f"{', '.join(task.labels)}: use the client that came with the server's release."
+            )
+
+    def _threshold(self, task: Task, description: Description, name: str | None) -> tuple[str, float] | None:
         """The named threshold that the server stores with the model, or `UsageError` naming those there are."""
         if name is None:
             return None
-        points = self._points[task.name]
+        points = description.operating_points
         if name not in points:
             known = f"choose from {', '.join(points)}" if points else "it stores none; leave it out"
             raise UsageError(f"{self.url} has no operating point {name!r} for {task.name}: {known}.")
@@ -228,9 +255,10 @@ class Client:
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
         operating_point: str | None = None,
+        release: str | None = None,
     ) -> Answer:
         """As `AsyncClient.ask`."""
-        return self._wait(self._client.ask(task, image, outputs, timeout_s, operating_point))
+        return self._wait(self._client.ask(task, image, outputs, timeout_s, operating_point, release))
 
     def _wait(self, call: Coroutine[Any, Any, Result]) -> Result:
         if self._loop is None:
@@ -253,6 +281,11 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UnreadableImage(f"{path} cannot be read ({error.strerror}).") from None
+
+
+def _model(task: Task, release: str | None) -> str:
+    """What Triton calls the published release of a task, or a given one."""
+    return task.name if release is None else f"{task.name}-{release}"
 
 
 def _chosen(task: Task, outputs: Sequence[str] | None) -> list[str]:

@@ -38,7 +38,7 @@ def engine(hardware: Hardware, graph: bytes, arithmetic: str, reads: str) -> Eng
     try:
         return _openvino(graph, arithmetic, reads) if hardware == "openvino" else _onnxruntime(hardware, graph, reads)
     except Exception as error:  # both raise classes of their own per cause, none of them public
-        raise ServerError(f"{hardware} cannot load the graph: {str(error).strip().splitlines()[0]}") from None
+        raise ServerError(f"{hardware} cannot load the graph: {_reason(error)}") from None
 
 
 class Pipeline:
@@ -70,6 +70,12 @@ class Pipeline:
         for network, run in zip(self.task.networks, self._engines, strict=True):
             tensors |= run(tensors[self.task.source(network)].astype(np.uint8, copy=False))
         return tensors
+
+
+def _reason(error: Exception) -> str:
+    """The message without the places in OpenVINO's source that it begins with."""
+    places = ("Exception from", "Check '", "Summary", "To facilitate")
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(places))
 
 
 def _onnxruntime(hardware: Hardware, graph: bytes, reads: str) -> Engine:

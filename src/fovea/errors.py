@@ -6,6 +6,7 @@
     ├── TrainingError         data, a checkpoint or a manifest does not fit the task
     ├── ExportError           a network cannot be turned into the graph its task declares
     │   └── ParityError       … or it can, but answers differently from its framework
+    ├── ReleaseError          a release cannot be made, is not what it was, or was refused
     ├── ServerError           the embedded server cannot start or did not stay up
     └── RequestError          a request got no answer
         ├── ServerUnreachable     nothing listens there
@@ -40,6 +41,10 @@ class ExportError(FoveaError):
 
 class ParityError(ExportError):
     """The exported graph answers differently from the network in its framework."""
+
+
+class ReleaseError(FoveaError):
+    """A release cannot be made, is not what it was when it was made, or was refused; what is published stays."""
 
 
 class ServerError(FoveaError):

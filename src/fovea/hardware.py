@@ -1,23 +1,26 @@
 """Which hardware serves the tasks best on this machine, and the sentence that says why."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fovea import plan
 from fovea.errors import ServerError
-from fovea.repository import Choice, Hardware, recorded_choices
+from fovea.repository import Choice, Hardware, choices_in
 from fovea.spec import Task
 
 BF16 = {"avx512_bf16", "amx_bf16"}
 """Flags of processors that compute in bf16; the others would be asked for what they do not have."""
 
 
-def choose(tasks: Sequence[Task], repository: Path) -> tuple[Hardware, str]:
-    """A GPU if there is one; else what export measured as faster, where this machine can serve it; else the CPU."""
+def choose(networks: Sequence[Path]) -> tuple[Hardware, str]:
+    """A GPU if there is one; else what export measured as faster, where this machine can serve it; else the CPU.
+
+    `networks` are the folders of the networks to be served, in a repository or among releases.
+    """
     if Path("/proc/driver/nvidia/gpus").exists() or Path("/dev/nvidia0").exists():
         return "gpu", "this machine has an NVIDIA GPU"
-    measured = [recorded_choices(task, repository)[network.name] for task in tasks for network in task.networks]
+    measured = [choices_in(folder) for folder in networks]
     if importlib.util.find_spec("openvino") is None:
         return "cpu", "this machine has no NVIDIA GPU, and OpenVINO is not installed"
     plain, other = _total(measured, "cpu"), _total(measured, "openvino")
@@ -45,7 +48,7 @@ def permit(hardware: Hardware, tasks: Sequence[Task], repository: Path) -> None:
     )
 
 
-def _total(measured: Sequence[dict[Hardware, Choice]], hardware: Hardware) -> float | None:
+def _total(measured: Sequence[Mapping[Hardware, Choice]], hardware: Hardware) -> float | None:
     """Milliseconds of one picture through every network, or None if one was not measured."""
     taken = [choices[hardware].latency_ms if hardware in choices else None for choices in measured]
     return None if None in taken else sum(ms for ms in taken if ms is not None)

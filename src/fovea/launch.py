@@ -97,27 +97,37 @@ def claim(port: int, name: str) -> int:
     return port
 
 
-def prepare(folder: Path, repository: Path, tasks: Sequence[Task]) -> None:
-    """Fill a private folder: `backends/` as Triton wants them, `repository/` with links to these tasks' models only."""
+def prepare(
+    folder: Path, repository: Path, tasks: Sequence[Task], *, released: bool = False, fused: bool = False
+) -> None:
+    """Fill a private folder: `backends/` as Triton wants them, `repository/` with links to these tasks' models only.
+
+    A folder of releases is linked as a whole: what will be published is loaded from it.
+    """
     triton = triton_folder()
     # Copies: Triton refuses a backend whose library, after links, lies outside the backend directory.
     no_bytecode = shutil.ignore_patterns("__pycache__", "__init__.py")
     shutil.copytree(triton / "backends" / "python", folder / "backends" / "python", ignore=no_bytecode)
     shutil.copy2(stub(triton), folder / "backends" / "python")
     shutil.copytree(BACKENDS, folder / "backends", ignore=no_bytecode, dirs_exist_ok=True)
+    if released:
+        (folder / "repository").symlink_to(repository.resolve())
+        return
     (folder / "repository").mkdir()
-    for name in {name for task in tasks for name in (*models(task), fused_name(task))}:
-        if (repository / name).exists():  # the fused variant is there where export was asked for it
-            (folder / "repository" / name).symlink_to((repository / name).resolve())
+    names = {name for task in tasks for name in (*models(task), *([fused_name(task)] if fused else []))}
+    for name in names:
+        (folder / "repository" / name).symlink_to((repository / name).resolve())
 
 
-def command(folder: Path, hardware: Hardware, ports: Ports, prefix: str) -> list[str]:
+def command(folder: Path, hardware: Hardware, ports: Ports, prefix: str, controlled: Sequence[str] = ()) -> list[str]:
+    """Serve all of `folder`'s repository as it is or, under model control, the `controlled` models to begin with."""
     flags = {
         "model-repository": folder / "repository",
         "backend-directory": folder / "backends",
         "model-config-name": hardware,
-        "model-control-mode": "none",
-        "strict-readiness": "true",
+        "model-control-mode": "explicit" if controlled else "none",
+        # To be strict, Triton would not be ready as soon as one model has been taken out of service.
+        "strict-readiness": "false" if controlled else "true",
         "exit-on-error": "true",
         "exit-timeout-secs": 10,
         "http-address": ADDRESS,
@@ -132,7 +142,8 @@ def command(folder: Path, hardware: Hardware, ports: Ports, prefix: str) -> list
         "backend-config": f"python,shm-region-prefix-name={prefix}",
     }
     binary = triton_folder() / "bin" / "tritonserver"
-    return [str(binary), "--disable-auto-complete-config", *(f"--{name}={value}" for name, value in flags.items())]
+    options = [f"--{name}={value}" for name, value in flags.items()]
+    return [str(binary), "--disable-auto-complete-config", *options, *(f"--load-model={name}" for name in controlled)]
 
 
 def environment() -> dict[str, str]:

@@ -238,23 +238,23 @@ def configured_cores(task: Task, repository: Path) -> int:
 
 def operating_points(task: Task, repository: Path) -> dict[str, float]:
     """The thresholds that the cards of the task's networks state, by name; none where there is no card."""
-    cards = (_card(network, repository) for network in task.networks)
+    cards = (_card(repository / network.name) for network in task.networks)
     return {point["name"]: point["threshold"] for card in cards for point in card.get("operating_points", ())}
 
 
 def recorded_choices(task: Task, repository: Path) -> dict[str, dict[Hardware, Choice]]:
-    """The graphs that the cards of the task's networks state; fp32 everywhere where there is no card."""
-    return {
-        network.name: {
-            hardware: Choice(**choice)
-            for hardware, choice in _card(network, repository).get("precision", {}).get("choices", {}).items()
-        }
-        for network in task.networks
-    }
+    """The graphs that the cards of the task's networks state; none, that is fp32, where there is no card."""
+    return {network.name: choices_in(repository / network.name) for network in task.networks}
 
 
-def _card(network: Network, repository: Path) -> dict[str, Any]:
-    path = repository / network.name / "card.json"
+def choices_in(folder: Path) -> dict[Hardware, Choice]:
+    """What the card in a network's folder states."""
+    stated = _card(folder).get("precision", {}).get("choices", {})
+    return {hardware: Choice(**choice) for hardware, choice in stated.items()}
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    path = folder / "card.json"
     card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return card
 

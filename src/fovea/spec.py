@@ -93,17 +93,22 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Network:
-    """One graph: `weights/<name>.*` in its framework, `model_repository/<name>/1/model.onnx` when exported.
+    """One graph: `weights/<file>` in its framework, `model_repository/<name>/1/model.onnx` when exported.
 
     `reads` names what it sees: "image" (the preprocessed picture) or a mask of an earlier network in the task.
     """
 
     name: str
-    framework: Literal["torch", "keras"]
+    framework: Literal["torch", "keras", "onnx"]
     reads: str
     answers: tuple[Classes | Mask | Heatmap, ...]
     tolerance: Tolerance
     max_batch: int = 8
+
+    @property
+    def file(self) -> str:
+        """Its weights in its framework; "onnx" is a network that was trained and exported elsewhere."""
+        return f"{self.name}.{'pt2' if self.framework == 'torch' else self.framework}"
 
     @property
     def masks(self) -> tuple[Mask, ...]:

@@ -31,14 +31,17 @@ MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 PLAIN = {"Accept-Encoding": "identity"}
 """aiohttp asks for compression unless told not to, and Triton then spends 10 ms a mask on it."""
 
+Arrays = dict[str, "np.ndarray[Any, Any]"]
+
 UNREADABLE = "UnreadableImage: "
 """How the server's preprocessing marks a refusal that is the picture's fault."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a server says of a task: output → (dtype, shape without batch), class labels, thresholds by name."""
+    """What a server says of a model: its version, output → (dtype, shape without batch), labels, thresholds by name."""
 
+    version: str
     tensors: dict[str, tuple[str, tuple[int, ...]]]
     labels: tuple[str, ...]
     operating_points: dict[str, float]
@@ -47,11 +50,11 @@ class Description:
 class Transport(Protocol):
     """What a client needs of a wire; every failure is a `FoveaError`."""
 
-    async def describe(self, task: str) -> Description:
+    async def describe(self, model: str) -> Description:
         """As the server says."""
 
-    async def infer(self, task: str, encoded: bytes, outputs: Sequence[str]) -> dict[str, "np.ndarray[Any, Any]"]:
-        """The outputs, each with a batch axis of one in front."""
+    async def infer(self, model: str, encoded: bytes, outputs: Sequence[str]) -> tuple[Arrays, str]:
+        """The outputs, each with a batch axis of one in front, and the version of the model that gave them."""
 
     async def close(self) -> None: ...
 
@@ -79,19 +82,21 @@ class Grpc:
         ]
         self.client = grpc_client.InferenceServerClient(address, channel_args=limits)
 
-    async def describe(self, task: str) -> Description:
-        with _failures(self.url, task):
-            metadata = await self.client.get_model_metadata(task)
-            config = (await self.client.get_model_config(task)).config
+    async def describe(self, model: str) -> Description:
+        with _failures(self.url, model):
+            metadata = await self.client.get_model_metadata(model)
+            version = metadata.versions[-1]
+            config = (await self.client.get_model_config(model, version)).config
             found = {o.name: (o.datatype, tuple(o.shape)[1:]) for o in metadata.outputs}
-            return _described(found, {name: value.string_value for name, value in config.parameters.items()})
+            return _described(version, found, {name: value.string_value for name, value in config.parameters.items()})
 
-    async def infer(self, task: str, encoded: bytes, outputs: Sequence[str]) -> dict[str, "np.ndarray[Any, Any]"]:
+    async def infer(self, model: str, encoded: bytes, outputs: Sequence[str]) -> tuple[Arrays, str]:
         image = grpc_client.InferInput("image", [1, 1], "BYTES")
         image.set_data_from_numpy(np.array([[encoded]], dtype=object))
         wanted = [grpc_client.InferRequestedOutput(name) for name in outputs]
-        with _failures(self.url, task):
-            return _arrays(await self.client.infer(task, [image], outputs=wanted), outputs)
+        with _failures(self.url, model):
+            result = await self.client.infer(model, [image], outputs=wanted)
+            return _arrays(result, outputs), result.get_response().model_version
 
     async def close(self) -> None:
         await self.client.close()
@@ -105,31 +110,36 @@ class Http:
         # Deadlines are the caller's: a time limit of the session would end calls that were given longer.
         self.client = http_client.InferenceServerClient(address, conn_timeout=None)
 
-    async def describe(self, task: str) -> Description:
-        with _failures(self.url, task):
-            metadata = await self.client.get_model_metadata(task)
-            config = await self.client.get_model_config(task)
+    async def describe(self, model: str) -> Description:
+        with _failures(self.url, model):
+            metadata = await self.client.get_model_metadata(model)
+            version = metadata["versions"][-1]
+            config = await self.client.get_model_config(model, version)
             found = {o["name"]: (o["datatype"], tuple(o["shape"])[1:]) for o in metadata["outputs"]}
-            return _described(found, {name: value["string_value"] for name, value in config["parameters"].items()})
+            parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+            return _described(version, found, parameters)
 
-    async def infer(self, task: str, encoded: bytes, outputs: Sequence[str]) -> dict[str, "np.ndarray[Any, Any]"]:
+    async def infer(self, model: str, encoded: bytes, outputs: Sequence[str]) -> tuple[Arrays, str]:
         image = http_client.InferInput("image", [1, 1], "BYTES")
         image.set_data_from_numpy(np.array([[encoded]], dtype=object))
         wanted = [http_client.InferRequestedOutput(name) for name in outputs]
-        with _failures(self.url, task):
-            return _arrays(await self.client.infer(task, [image], outputs=wanted, headers=PLAIN), outputs)
+        with _failures(self.url, model):
+            result = await self.client.infer(model, [image], outputs=wanted, headers=PLAIN)
+            return _arrays(result, outputs), result.get_response()["model_version"]
 
     async def close(self) -> None:
         await self.client.close()
 
 
-def _described(tensors: dict[str, tuple[str, tuple[int, ...]]], parameters: Mapping[str, str]) -> Description:
+def _described(
+    version: str, tensors: dict[str, tuple[str, tuple[int, ...]]], parameters: Mapping[str, str]
+) -> Description:
     labels = tuple(parameters["labels"].split(",")) if parameters["labels"] else ()
     points = {name: float(value) for name, value in json.loads(parameters.get("operating_points", "{}")).items()}
-    return Description(tensors, labels, points)
+    return Description(version, tensors, labels, points)
 
 
-def _arrays(result: Any, outputs: Sequence[str]) -> dict[str, "np.ndarray[Any, Any]"]:
+def _arrays(result: Any, outputs: Sequence[str]) -> Arrays:
     arrays = {name: result.as_numpy(name) for name in outputs}
     missing = [name for name, array in arrays.items() if array is None]
     if missing:
@@ -138,29 +148,35 @@ def _arrays(result: Any, outputs: Sequence[str]) -> dict[str, "np.ndarray[Any, A
 
 
 @contextmanager
-def _failures(url: str, task: str) -> Iterator[None]:
+def _failures(url: str, model: str) -> Iterator[None]:
     """Turn what tritonclient, gRPC and aiohttp raise into the one sentence and class that say what to do."""
     try:
         yield
     except (FoveaError, asyncio.CancelledError):
         raise
     except InferenceServerException as error:
-        raise translate(url, task, error.status() or "", error.message() or "") from None
+        raise translate(url, model, error.status() or "", error.message() or "") from None
     except (aiohttp.ClientConnectionError, ConnectionError, grpc.RpcError) as error:
         raise unreachable(url, str(error)) from None
-    except (aiohttp.ClientError, KeyError, TypeError, ValueError) as error:
+    except (aiohttp.ClientError, LookupError, TypeError, ValueError) as error:
         # An answer, but not of this protocol: JSON without the fields, a page of HTML, half a message.
         raise WrongModel(
             f"What answers at {url} is no Triton server ({type(error).__name__}): check the address."
         ) from None
 
 
-def translate(url: str, task: str, status: str, message: str) -> FoveaError:
+def translate(url: str, model: str, status: str, message: str) -> FoveaError:
     """Ours for a status of gRPC ("StatusCode.UNAVAILABLE") or HTTP ("400") and the server's message."""
     status = status.removeprefix("StatusCode.")
     if UNREADABLE in message:
         return UnreadableImage(message.split(UNREADABLE, 1)[1].strip())
     if "unknown model" in message or status == "NOT_FOUND":
+        task, _, release = model.partition("-")
+        if release:
+            return WrongModel(
+                f"The server at {url} does not serve release {release} of {task}: ask one that "
+                f"python -m export list {task} shows with that server."
+            )
         return WrongModel(f"The server at {url} does not serve task {task}: start it with that task (make serve).")
     if status in ("RESOURCE_EXHAUSTED", "429", "503") or "maximum queue size" in message.lower():
         return ServerBusy(f"The server at {url} is busy ({_short(message)}): send again later, or fewer at once.")

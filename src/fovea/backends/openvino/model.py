@@ -81,5 +81,11 @@ def _compiled(name: str, path: Path, parameters: dict[str, str]) -> openvino.Com
         return core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise pb_utils.TritonModelException(
-            f"{name}: {path} cannot be loaded ({str(error).strip().splitlines()[0]}): restore it, or export it again."
+            f"{name}: {path} cannot be loaded ({_reason(error)}): restore it, or export it again."
         ) from None
+
+
+def _reason(error: RuntimeError) -> str:
+    """The message without the places in OpenVINO's source that it begins with."""
+    places = ("Exception from", "Check '", "Summary", "To facilitate")
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(places))
