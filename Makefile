@@ -28,7 +28,7 @@ help: ## list the commands
 demo: .venv/.serving ## start the server, ask it about phantoms (or IMAGES=folder), draw overlays (TASK=retina)
 	@$(BIN)/python -m client.demo --task $(TASK) $(IMAGES)
 
-serve: .venv/.serving ## serve on 127.0.0.1 until Ctrl-C (TASKS="retina oct", HARDWARE=auto|cpu|openvino|gpu|tensorrt, REPOSITORY=… or RELEASES=…)
+serve: .venv/.serving ## serve on 127.0.0.1 until Ctrl-C (TASKS="retina oct", HARDWARE=auto|cpu|openvino|gpu, REPOSITORY=… or RELEASES=…)
 	@$(BIN)/python -m fovea.server $(if $(RELEASES),--releases $(RELEASES),--repository $(REPOSITORY)) --hardware $(HARDWARE) $(TASKS)
 
 models: $(addprefix model-,$(or $(TASKS),$(ALL_TASKS))) ## train, judge and export TASKS: on DATA, or PROFILE=phantom

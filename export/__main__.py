@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.place import place
-from fovea import program, repository
+from fovea import plan, program, repository
 from fovea.errors import UsageError
 from fovea.spec import Task
 from fovea.tasks import TASKS, task_named
@@ -33,6 +33,12 @@ def arguments() -> argparse.ArgumentParser:
         choices=("fp32", "fp16", "int8", "auto"),
         help="of the graphs that are served; auto keeps the fastest that holds on held-out pictures (fp32)",
         default="fp32",
+    )
+    parser.add_argument(
+        "--to",
+        choices=plan.MADE_HERE,
+        help="build TensorRT engines on this machine's GPU from the graphs in the repository (tensorrt), or write the "
+        "graphs that ONNX Runtime or trtexec build them from (onnxruntime_tensorrt)",
     )
     parser.add_argument(
         "--cores", type=int, default=repository.CORES, help=f"cores to fit the CPU configs to ({repository.CORES})"
@@ -65,11 +71,22 @@ def export(options: argparse.Namespace) -> int:
     began = time.monotonic()
     if options.cores < 1:
         raise UsageError("--cores must be at least 1.")
+    if options.fuse and options.to:
+        raise UsageError("--fuse and --to are two commands: give one of them.")
     if options.fuse:
         from export import fuse
 
         place(options.repository, fuse.files(task, options.repository, options.cores))
         _report([repository.fused_name(task)], options.repository, began)
+        return 0
+    if options.to:
+        if options.configs or options.precision == "auto":
+            raise UsageError("--to goes with --precision fp32, fp16 or int8, and not with --configs.")
+        from export import tensorrt
+
+        made = tensorrt.engines if options.to == "tensorrt" else tensorrt.graphs
+        place(options.repository, made(task, options))
+        _report([network.name for network in task.networks], options.repository, began)
         return 0
     networks: dict[str, bytes] = {}
     points = repository.operating_points(task, options.repository)

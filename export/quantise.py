@@ -22,6 +22,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.quantize import save_tensors_data
 from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 
 from export import parity
 
@@ -50,6 +51,7 @@ def fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Weights and arithmetic in float16; inputs and outputs keep their types."""
     with _silenced():
         half: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
+    OnnxModel.graph_topological_sort(half.graph)  # it appends the casts of outputs that inner nodes read, too late
     return half
 
 
@@ -83,8 +85,9 @@ def int8(
 ) -> onnx.ModelProto:
     """The QDQ graph with these ranges; nodes named in `in_float` are left as they are.
 
-    `symmetric` quantises activations to int8 around zero, which is all that TensorRT takes. The mask's edge is fused
-    unless so, or unless told not to `fuse` (to measure what that is worth).
+    `symmetric` quantises activations to int8 around zero, and leaves edges and biases float, as TensorRT wants it: an
+    int32 bias it refuses (https://github.com/microsoft/onnxruntime/issues/14229). The mask's edge is fused unless so,
+    or unless told not to `fuse` (to measure what that is worth).
     """
     with tempfile.TemporaryDirectory(prefix="fovea-") as folder, _silenced():
         cache, made = Path(folder) / "ranges.json", Path(folder) / "int8.onnx"
@@ -100,7 +103,7 @@ def int8(
             weight_type=QuantType.QInt8,
             calibrate_method=CALIBRATIONS[calibration][0],
             calibration_cache_path=cache,
-            extra_options={"ActivationSymmetric": symmetric},
+            extra_options={"ActivationSymmetric": symmetric, "QuantizeBias": not symmetric},
         )
         quantised = onnx.load(made)
     if fuse and not symmetric:

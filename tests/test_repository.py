@@ -13,7 +13,7 @@ from onnx import TensorProto, shape_inference
 from tritonclient.grpc import model_config_pb2 as pb
 
 from export import fuse
-from fovea import repository
+from fovea import plan, repository
 from fovea.errors import ServerError
 from fovea.repository import graph_path
 from fovea.spec import Network, Task, Tensor
@@ -25,8 +25,8 @@ every_network = pytest.mark.parametrize(
     [pytest.param(task, network, id=network.name) for task in TASKS.values() for network in task.networks],
 )
 PATHS = (b"/work", b"/home", b"/root", b"/tmp", b"site-packages")
-OF_EXPORT = ("1/model.onnx", "card.json", "card.md")
-"""What `export` writes beside the rendered files."""
+OF_EXPORT = ("1/model.onnx", "card.json", "card.md", f"1/{plan.TENSORRT_GRAPH}", f"1/{plan.FILE}", f"1/{plan.NOTE}")
+"""What `export` writes beside the rendered files; what is TensorRT's only where a user has made it."""
 DTYPES = {"UINT8": "tensor(uint8)", "FP32": "tensor(float)"}
 
 
@@ -141,7 +141,14 @@ def test_hardware_changes_nothing_that_a_client_sees(task: Task, network: Networ
     plain = rendered(task)[f"{network.name}/config.pbtxt"]
     variants = [rendered(task)[f"{network.name}/configs/{name}.pbtxt"] for name in repository.HARDWARE]
     for config in (plain, *variants):
-        for field in ("instance_group", "dynamic_batching", "parameters", "backend", "default_model_filename"):
+        for field in (
+            "instance_group",
+            "dynamic_batching",
+            "parameters",
+            "backend",
+            "default_model_filename",
+            "optimization",
+        ):
             config.ClearField(field)
     assert all(config == plain for config in variants)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from export.lint.finding import Finding, listed
 from export.lint.models import DERIVED, LFS, Config, Model, inside
+from fovea import plan
 
 READ_FURTHER = (".onnx", ".py")
 NAME_INSIDE = "Name a file of the model's own folder, without a path out of it."
@@ -100,8 +101,9 @@ def _graphs(model: Model, config: Config) -> Iterator[Finding]:
         if file.exists():
             if file.is_file() and file.suffix not in READ_FURTHER:
                 yield from _opened(file, path)
-        elif file.suffix == ".plan" and config.variant:
-            cure = "Build it on the machine that serves it: python -m export <task> --to tensorrt."
+        elif config.variant and (file.suffix == ".plan" or file.name == plan.TENSORRT_GRAPH):
+            to = "tensorrt" if file.suffix == ".plan" else "onnxruntime_tensorrt"
+            cure = f"Make it, an engine on the machine that serves it: python -m export <task> --to {to}."
             yield config.finding("graph-not-built", place, f"{path} is not built.", cure)
         else:
             cure = "Put it there (python -m export <task> writes Fovea's own), or name the file that is there."

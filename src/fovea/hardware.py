@@ -4,7 +4,10 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fovea import plan
+from fovea.errors import ServerError
 from fovea.repository import Choice, Hardware, choices_in
+from fovea.spec import Task
 
 BF16 = {"avx512_bf16", "amx_bf16"}
 """Flags of processors that compute in bf16; the others would be asked for what they do not have."""
@@ -28,6 +31,21 @@ def choose(networks: Sequence[Path]) -> tuple[Hardware, str]:
     if any(choices["openvino"].hint == "bf16" for choices in measured) and not BF16 & _flags():
         return "cpu", "this processor has no bf16, which the networks' OpenVINO configs ask for"
     return "openvino", f"no NVIDIA GPU here, and OpenVINO was the faster ({_compared(other, plain)})"
+
+
+def permit(hardware: Hardware, tasks: Sequence[Task], repository: Path) -> None:
+    """Raise `ServerError` for hardware that only NVIDIA's container serves; first of all where its files are not fit.
+
+    nvidia-pytriton 0.7.0 carries Triton's Python backend and no other, and ours on top of it know no TensorRT.
+    """
+    if hardware not in plan.MADE_HERE:
+        return
+    plan.check(hardware, tasks, repository)
+    backend = "tensorrt" if hardware == "tensorrt" else "onnxruntime"
+    raise ServerError(
+        f"configs/{hardware}.pbtxt needs Triton's own {backend} backend, which the embedded server does not carry: "
+        "serve this repository with NVIDIA's tritonserver container (docs/tensorrt.md), or here with HARDWARE=gpu."
+    )
 
 
 def _total(measured: Sequence[Mapping[Hardware, Choice]], hardware: Hardware) -> float | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fovea.errors import ServerError
-from fovea.repository import Hardware, fused_name, models
+from fovea.repository import ON_GPU, Hardware, fused_name, models
 from fovea.spec import Task
 
 ADDRESS = "127.0.0.1"
@@ -136,7 +136,7 @@ def command(folder: Path, hardware: Hardware, ports: Ports, prefix: str, control
         "grpc-port": ports.grpc,
         "metrics-address": ADDRESS,
         "metrics-port": ports.metrics,
-        "allow-gpu-metrics": str(hardware in ("gpu", "tensorrt")).lower(),
+        "allow-gpu-metrics": str(hardware in ON_GPU).lower(),
         "allow-sagemaker": "false",
         "allow-vertex-ai": "false",
         "backend-config": f"python,shm-region-prefix-name={prefix}",

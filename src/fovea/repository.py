@@ -8,6 +8,10 @@
     openvino  backend `openvino`, likewise, with the arithmetic of its floats always stated
     gpu       backend `onnxruntime` on the CUDA execution provider
     tensorrt  backend `tensorrt`: 1/model.plan, built on the machine that serves it
+    onnxruntime_tensorrt
+              backend `onnxruntime` on its TensorRT execution provider, which builds from 1/model.tensorrt.onnx
+
+The last two are for NVIDIA's container: the embedded server has no such backend, and says so.
 
 On a CPU every step has as many instances as there are cores, one thread each, and no dynamic batching: batching
 queued requests onto one instance idles the other cores. On a GPU there is one instance with dynamic batching.
@@ -23,11 +27,17 @@ from typing import Any, Literal, get_args
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from fovea import plan
 from fovea.errors import ServerError
 from fovea.spec import FRAME, Classes, Network, Task, Tensor
 
-Hardware = Literal["cpu", "openvino", "gpu", "tensorrt"]
+Hardware = Literal["cpu", "openvino", "gpu", "tensorrt", "onnxruntime_tensorrt"]
 HARDWARE: tuple[Hardware, ...] = get_args(Hardware)
+ON_GPU = ("gpu", "tensorrt", "onnxruntime_tensorrt")
+WORKSPACE = 2**30
+"""Bytes of scratch memory that TensorRT may use: what ONNX Runtime's provider takes by default, said for all routes."""
+ENGINE_CACHE = "/var/cache/fovea-tensorrt"
+"""Where ONNX Runtime keeps its engines in the container: a folder it makes itself, or a volume mounted there."""
 CORES = 2
 """What the committed configs are fitted to; `python -m export <task> --cores N` fits them to another machine."""
 
@@ -114,10 +124,13 @@ def network_config(task: Task, network: Network, hardware: Hardware, cores: int,
         labels = "labels.txt" if tensor.name == "probabilities" else ""
         config.output.add(name=tensor.name, data_type=_kind(tensor), dims=tensor.shape, label_filename=labels)
     config.backend = {"openvino": "openvino", "tensorrt": "tensorrt"}.get(hardware, "onnxruntime")
-    config.default_model_filename = "model.plan" if hardware == "tensorrt" else choice.graph
-    if hardware in ("gpu", "tensorrt"):
+    built = {"tensorrt": plan.FILE, "onnxruntime_tensorrt": plan.TENSORRT_GRAPH}
+    config.default_model_filename = built.get(hardware, choice.graph)
+    if hardware in ON_GPU:
         config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_GPU)
         config.dynamic_batching.SetInParent()
+        if hardware == "onnxruntime_tensorrt":
+            _accelerate(config, task, network)
         return config
     config.instance_group.add(count=cores, kind=pb.ModelInstanceGroup.KIND_CPU)
     settings = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
@@ -126,6 +139,21 @@ def network_config(task: Task, network: Network, hardware: Hardware, cores: int,
     for name, value in settings.items():
         config.parameters[name].string_value = value
     return config
+
+
+def _accelerate(config: pb.ModelConfig, task: Task, network: Network) -> None:
+    """ONNX Runtime's TensorRT provider: one engine for all batches, kept between starts, precision as in the graph.
+
+    Names: https://github.com/triton-inference-server/onnxruntime_backend/blob/013d274504599ff36f0a9518322adb5b760c03d1/README.md
+    """
+    accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
+    shapes = [f"{network.reads}:{'x'.join(map(str, shape))}" for shape in task.profile(network)]
+    settings = {f"trt_profile_{end}_shapes": shape for end, shape in zip(("min", "opt", "max"), shapes, strict=True)}
+    settings |= {"precision_mode": "FP32", "max_workspace_size_bytes": str(WORKSPACE)}
+    settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": ENGINE_CACHE}
+    settings |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": ENGINE_CACHE}
+    for name, value in settings.items():
+        accelerator.parameters[name] = value
 
 
 @dataclass(frozen=True)
@@ -259,7 +287,7 @@ def check(task: Task, repository: Path, hardware: Hardware = "cpu") -> None:
     for network in task.networks:
         graph = graph_path(repository, network, hardware)
         if not graph.exists():
-            how = " --to tensorrt" if hardware == "tensorrt" else ""
+            how = f" --to {hardware}" if hardware in plan.MADE_HERE else ""
             raise ServerError(f"{graph} is missing: python -m export {task.name}{how} writes it.")
         if graph.stat().st_size == 0:
             raise ServerError(f"{graph} is empty: restore it, or run python -m export {task.name}.")

@@ -27,7 +27,7 @@ import psutil
 from fovea import control, launch, locks, program, releases
 from fovea.client import Client
 from fovea.errors import RequestError, ServerError
-from fovea.hardware import choose
+from fovea.hardware import choose, permit
 from fovea.repository import HARDWARE, Hardware, check, configured_cores, fused_name
 from fovea.tasks import TASKS, task_named
 
@@ -128,6 +128,7 @@ class Server:
                 variant = self.repository / fused_name(task)
                 if self.fused and not variant.is_dir():
                     raise ServerError(f"{variant} is missing: python -m export {task.name} --fuse writes it.")
+        permit(self.hardware, [] if self.released else self.tasks, self.repository)
         self.ports = launch.Ports(
             launch.claim(self.ports.grpc, "gRPC"),
             launch.claim(self.ports.http, "HTTP"),

@@ -114,6 +114,15 @@ class Network:
     def masks(self) -> tuple[Mask, ...]:
         return tuple(answer for answer in self.answers if isinstance(answer, Mask))
 
+    @property
+    def batches(self) -> tuple[int, int, int]:
+        """Least, typical and largest batch of a TensorRT engine, which is tuned for the typical one and takes them all.
+
+        Typical is half of the largest: dynamic batching sends a lone picture when idle and full batches under load, and
+        an engine tuned for either end is far from the other. Chosen so, not measured.
+        """
+        return 1, max(1, self.max_batch // 2), self.max_batch
+
 
 @dataclass(frozen=True)
 class Task:
@@ -160,6 +169,10 @@ class Task:
             return self.image.side, self.image.side, 3
         mask = next(mask for mask in self.masks if mask.name == network.reads)
         return mask.side, mask.side, 1
+
+    def profile(self, network: Network) -> tuple[tuple[int, ...], ...]:
+        """Shapes `(batch, height, width, channels)` of what `network` reads, at each of its `batches`."""
+        return tuple((batch, *self.input_shape(network)) for batch in network.batches)
 
     def graph_outputs(self, network: Network) -> tuple[Tensor, ...]:
         """Every output of a network's graph, the masks that a later network reads twice."""
