@@ -2,7 +2,6 @@
 
 import ctypes
 import errno
-import json
 import os
 import re
 import shutil
@@ -27,10 +26,8 @@ from export import pictures, tensorrt, tensorrt_graph
 from fovea import plan
 from fovea.repository import WORKSPACE
 from fovea.spec import Network
-from fovea.tasks import TASKS
 
 FACES = ("10.13.3.9", "11.4.1.2")
-PAIRS = [(task, network) for task in TASKS.values() for network in task.networks]
 
 
 def forget(name: str) -> None:
@@ -121,6 +118,7 @@ def test_engines_are_placed_with_what_they_were_built_from_and_are_fit(
     plan.check("tensorrt", [RETINA], Path("model_repository"))
     assert (note().tensorrt, note().capability, note().gpu) == (fake.version, "9.0", "NVIDIA H200")
     assert (note().profile, note().precision, note().built_by) == ((1, 2, 4), "fp32", "python -m export")
+    assert note().settings == {"workspace_bytes": WORKSPACE, "tf32": False, "strongly_typed": True}
     assert note().size_bytes == len(after[f"{UNET.name}/1/model.plan"])
     said = capsys.readouterr()
     assert "parity: |TensorRT − ONNX Runtime|" in said.out
@@ -394,11 +392,3 @@ def test_graphs_for_onnx_runtime_are_placed_without_tensorrt(machine: Path, monk
     assert program.main() == 0
     plan.check("onnxruntime_tensorrt", [RETINA], Path("model_repository"))
     assert not tensorrt.STORE.exists()
-
-
-def test_the_note_is_json_that_people_can_read(ten: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(monkeypatch) == 0
-    text = (Path("model_repository") / UNET.name / "1" / plan.NOTE).read_text()
-    fields = json.loads(text)
-    assert list(fields)[:5] == ["network", "precision", "capability", "gpu", "tensorrt"]
-    assert fields["settings"] == {"workspace_bytes": WORKSPACE, "tf32": False, "strongly_typed": True}
