@@ -14,6 +14,7 @@ PLACE ?= $(if $(PHANTOM),out/phantom/)
 DATA ?= $(PLACE)data
 COUNT ?= 80
 COUNT_artery := 160
+COUNT_fundus := 160
 SHORT := --weights none --epochs 25 --steps 300
 KEPT = $(if $(PHANTOM),--out $(PLACE)training/$*) --into $(PLACE)weights
 BIN := .venv/bin
