@@ -28,7 +28,7 @@ MESSAGES = Console(stderr=True, highlight=False, soft_wrap=True)
 REPOSITORY = Path("model_repository")
 RESULTS = Path("benchmarks/results")
 PICTURES = 32
-CONCURRENCIES = (1, 2, 4)
+CONCURRENCIES = [1, 2, 4]
 WARM_UP = 8
 
 
@@ -37,6 +37,9 @@ def main() -> int:
     parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"which of {', '.join(TASKS)} (all)")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (5)")
     parser.add_argument("--requests", type=int, default=96, help="requests a contender and round (96)")
+    parser.add_argument(
+        "--concurrency", type=int, nargs="+", default=CONCURRENCIES, metavar="N", help="requests in flight (1 2 4)"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true", help="only remake the table and plots from --results")
     parser.add_argument("--no-perf-analyzer", action="store_true", help="leave out the cross-check")
@@ -46,8 +49,8 @@ def main() -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Measure the tasks one by one, keeping each result as soon as it is complete; then remake the report."""
-    if options.rounds < 1 or options.requests < 1:
-        raise UsageError("--rounds and --requests must be at least 1.")
+    if min(options.rounds, options.requests, *options.concurrency) < 1:
+        raise UsageError("--rounds, --requests and --concurrency must be at least 1.")
     if not options.report:
         for name in options.tasks or TASKS:
             result = asyncio.run(measure(task_named(name), options))
@@ -116,9 +119,9 @@ async def _rounds(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
     names = list(contenders)
     with Progress(*columns, TimeRemainingColumn(), console=MESSAGES, transient=True) as bar:
-        line = bar.add_task(task.name, total=options.rounds * len(CONCURRENCIES) * len(names))
+        line = bar.add_task(task.name, total=options.rounds * len(options.concurrency) * len(names))
         for turn in range(options.rounds):
-            for concurrency in CONCURRENCIES:
+            for concurrency in options.concurrency:
                 # Rotated, so that none is always first after a pause or last when the machine is warm.
                 for name in names[turn % len(names) :] + names[: turn % len(names)]:
                     bar.update(line, description=f"{task.name}: {name} × {concurrency}")

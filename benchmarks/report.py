@@ -143,14 +143,17 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(5 * columns, 3.6 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()[: len(results)]
     colours = {LIMIT: "0.4", "gRPC": "tab:blue", "HTTP": "tab:orange", "gRPC, fused": "tab:green"}
-    styles = {1: "-", 2: "--", 4: ":"}
+    styles = {1: "-", 2: "--", 4: ":", 8: "-."}
     for axis, result in zip(axes, results, strict=True):
         samples: dict[tuple[str, int], list[float]] = defaultdict(list)
         for run in result["runs"]:
             samples[run["contender"], run["concurrency"]] += run["latencies_ms"]
         for (contender, concurrency), values in sorted(samples.items(), key=lambda item: item[0][1]):
             axis.ecdf(
-                values, color=colours[contender], linestyle=styles[concurrency], label=f"{contender} × {concurrency}"
+                values,
+                color=colours[contender],
+                linestyle=styles.get(concurrency, "-"),
+                label=f"{contender} × {concurrency}",
             )
         axis.set(title=result["task"], xlabel="latency [ms]", ylabel="share of requests", xlim=(0, None))
         axis.grid(alpha=0.3)

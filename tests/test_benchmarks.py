@@ -102,7 +102,7 @@ def test_committed_results_are_complete_and_answer_for_the_committed_graphs() ->
         task = TASKS[result["task"]]
         fused = {"gRPC, fused"} if (REPOSITORY / fused_name(task)).is_dir() else set()
         assert {run["contender"] for run in result["runs"]} == {"in process", "gRPC", "HTTP"} | fused
-        assert {run["concurrency"] for run in result["runs"]} == {1, 2, 4}
+        assert {1, 2, 4} <= {run["concurrency"] for run in result["runs"]}
         now = environment.describe(REPOSITORY, task, result["settings"]["hardware"])["sha256"]
         assert result["environment"]["sha256"] == now, "the networks or configs changed: make bench"
 
