@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-import openvino
 
 from fovea import pixels
 from fovea.errors import ServerError
 from fovea.repository import Hardware, graph_path, hint
 from fovea.spec import FRAME, Task
+from fovea.untracked import openvino
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 Engine = Callable[[npt.NDArray[np.uint8]], Arrays]
