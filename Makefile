@@ -20,7 +20,7 @@ KEPT = $(if $(PHANTOM),--out $(PLACE)training/$*) --into $(PLACE)weights
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo serve models test test-slow check fix bench clean
+.PHONY: help demo serve models test test-slow check fix bench report clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -54,8 +54,12 @@ check: .venv/.complete ## ruff, mypy, import rules; changes nothing
 fix: .venv/.complete ## let ruff repair and format
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-bench: .venv/.complete ## measure in-process, gRPC and HTTP; writes benchmarks/results/
-	@$(BIN)/python -m benchmarks $(TASKS)
+bench: .venv/.complete ## measure TASKS in process, over gRPC and HTTP; then make report
+	@$(BIN)/python -m benchmarks multi $(TASKS)
+	@$(BIN)/python -m benchmarks report
+
+report: .venv/.complete ## remake the tables and plots from benchmarks/results/
+	@$(BIN)/python -m benchmarks report
 
 clean: ## delete the environment and everything generated
 	rm -rf .venv out reports

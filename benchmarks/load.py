@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from benchmarks.contenders import Ask
 from fovea.errors import FoveaError
@@ -11,21 +10,6 @@ from fovea.errors import FoveaError
 
 class WrongAnswer(FoveaError):
     """An answer under load differs from the one computed beforehand."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One contender at one concurrency for a while; latencies are seen by the caller, from sending to having."""
-
-    contender: str
-    concurrency: int
-    round: int
-    seconds: float
-    latencies_ms: tuple[float, ...]
-
-    @property
-    def images_per_s(self) -> float:
-        return len(self.latencies_ms) / self.seconds
 
 
 async def closed_loop(

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, ROOT
+from conftest import REPOSITORY
 
-from benchmarks import environment, report
+from benchmarks import environment, results
 from benchmarks.contenders import InProcess, Served, digest
 from benchmarks.load import WrongAnswer, closed_loop
+from benchmarks.scenarios import multi
 from benchmarks.statistics import SAMPLES_NEEDED, median_interval, percentile
 from fovea.errors import UsageError
 from fovea.repository import fused_name
@@ -90,15 +91,16 @@ def test_the_environment_names_the_machine_and_every_measured_file() -> None:
 
 
 def test_results_of_another_schema_or_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="make bench"):
-        report.load(tmp_path)
-    (tmp_path / "x.json").write_text('{"schema": 99}')
+    with pytest.raises(UsageError, match="benchmarks multi"):
+        results.load(tmp_path, "multi")
+    (tmp_path / "multi").mkdir()
+    (tmp_path / "multi" / "x.json").write_text('{"schema": 99}')
     with pytest.raises(UsageError, match="schema 99"):
-        report.load(tmp_path)
+        results.load(tmp_path, "multi")
 
 
 def test_committed_results_are_complete_and_answer_for_the_committed_graphs() -> None:
-    for result in report.load(ROOT / "benchmarks" / "results"):
+    for result in results.load(results.FOLDER, "multi"):
         task = TASKS[result["task"]]
         fused = {"gRPC, fused"} if (REPOSITORY / fused_name(task)).is_dir() else set()
         assert {run["contender"] for run in result["runs"]} == {"in process", "gRPC", "HTTP"} | fused
@@ -109,8 +111,8 @@ def test_committed_results_are_complete_and_answer_for_the_committed_graphs() ->
 
 def test_retina_over_grpc_reaches_nine_tenths_of_in_process() -> None:
     """The committed measurement, each at the concurrency that is best for it. `fundus` does not: see the README."""
-    results = {result["task"]: result for result in report.load(ROOT / "benchmarks" / "results")}
+    found = {result["task"]: result for result in results.load(results.FOLDER, "multi")}
     best: dict[str, float] = {}
-    for line in report.lines(results["retina"]):
+    for line in multi.lines(found["retina"]):
         best[line.contender] = max(best.get(line.contender, 0), line.images_per_s)
     assert best["gRPC"] >= 0.9 * best["in process"]

@@ -1,0 +1,1 @@
+"""Ways to load a server; each writes one kind of result."""
