@@ -5,7 +5,7 @@ import json
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from fovea import pixels
+from fovea import alone, pixels
 from fovea.errors import UnreadableImage
 from fovea.fingerprint import preprocessing
 from fovea.tasks import task_named
@@ -18,6 +18,7 @@ class Preprocess:
         parameters = json.loads(args["model_config"])["parameters"]
         task = task_named(parameters["task"]["string_value"])
         self.image = task.image
+        self.mark = alone.claim()
         # A release carries its networks but not this code: with another preprocessing they would answer otherwise.
         released = parameters.get("preprocessing")
         if released and released["string_value"] != preprocessing(task.image):
@@ -27,7 +28,11 @@ class Preprocess:
             )
 
     def execute(self, requests: list["pb_utils.InferenceRequest"]) -> list["pb_utils.InferenceResponse"]:
-        return [self._answer(request) for request in requests]
+        with self.mark:
+            return [self._answer(request) for request in requests]
+
+    def finalize(self) -> None:
+        self.mark.leave()
 
     def _answer(self, request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceResponse":
         encoded = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()[:, 0]

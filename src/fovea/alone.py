@@ -1,0 +1,111 @@
+"""All cores for a lone request, one each under load: who computes at this moment, and engines that go by it.
+
+Everything that computes for one server marks its own byte of one small file while it does; for the threads of one
+process a bytearray serves as well. Reading the marks takes a microsecond, and a mark is written by its owner only.
+"""
+
+import fcntl
+import mmap
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Run = TypeVar("Run")
+
+VARIABLE = "FOVEA_MARKS"
+"""Names the server's file of marks to its Python processes."""
+PLACES = 4096
+FREE, IDLE, COMPUTING = b"\0", b"\1", b"\2"
+
+
+class Mark:
+    """`with mark:` says that its owner computes."""
+
+    def __init__(self, marks: mmap.mmap | bytearray) -> None:
+        """Take a free place; `claim` sees to it that processes do so one at a time."""
+        self.marks = marks
+        self.place = marks.find(FREE)
+        self._set(IDLE)
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody but this one computes; never where all places were taken."""
+        return self.place >= 0 and self.marks[:].count(COMPUTING) == 1
+
+    def __enter__(self) -> Self:
+        self._set(COMPUTING)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._set(IDLE)
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self._set(FREE)
+        self.place = -1
+
+    def _set(self, mark: bytes) -> None:
+        if self.place >= 0:
+            self.marks[self.place] = mark[0]
+
+
+def claim() -> Mark:
+    """A place among all that computes for this server; where no server gave a file for it, one that is never alone.
+
+    What is never alone keeps to its own core, which is right wherever it is not known who else computes.
+    """
+    if VARIABLE not in os.environ:
+        return Mark(bytearray(COMPUTING + FREE))
+    with Path(os.environ[VARIABLE]).open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        mark = Mark(mmap.mmap(file.fileno(), PLACES))
+        fcntl.flock(file, fcntl.LOCK_UN)  # closing the file would not: the mapping keeps it open
+        return mark
+
+
+class Elastic(Generic[Run]):
+    """An engine of its share of the cores and, as soon as that is made, one of all cores for who is alone.
+
+    The second is made in the background, so that a server is ready no later, and is used only if it answers `probe` as
+    the first did, bit for bit: an answer must not depend on who else asks.
+    """
+
+    def __init__(
+        self, mark: Mark, threads: int, cores: int, make: Callable[[int], Run], probe: Callable[[Run], bytes]
+    ) -> None:
+        """`make(threads)` is an engine; `threads` are those under load, `cores` those of a lone request."""
+        self._mark = mark
+        self._narrow = make(threads)
+        self._wide: Run | None = None
+        self._making: threading.Thread | None = None
+        if cores > threads:
+            # Before the thread, which must not ask an engine that may be answering a request.
+            expected = probe(self._narrow)
+            self._making = threading.Thread(target=self._widen, args=(cores, make, probe, expected), name="fovea-wide")
+            self._making.start()
+
+    def _widen(self, cores: int, make: Callable[[int], Run], probe: Callable[[Run], bytes], expected: bytes) -> None:
+        wide = make(cores)
+        if probe(wide) == expected:
+            self._wide = wide
+
+    @property
+    def engine(self) -> Run:
+        """The one for this moment."""
+        return self._wide if self._wide is not None and self._mark.alone else self._narrow
+
+    def wait(self) -> bool:
+        """Wait until it is as fast as it will be; whether it has an engine of all cores."""
+        if self._making is not None:
+            self._making.join()
+        return self._wide is not None
+
+
+def noise(shape: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """What engines are probed with; our networks read bytes."""
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
