@@ -1,6 +1,7 @@
 """Triton Python models around `fovea.pixels`; they run in Triton's stub, where `triton_python_backend_utils` is."""
 
 import json
+import os
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -19,6 +20,8 @@ class Preprocess:
         task = task_named(parameters["task"]["string_value"])
         self.image = task.image
         self.mark = alone.claim()
+        # Later steps go first, or requests pile up before the networks, where nothing bounds their number.
+        os.nice(10)
         # A release carries its networks but not this code: with another preprocessing they would answer otherwise.
         released = parameters.get("preprocessing")
         if released and released["string_value"] != preprocessing(task.image):
