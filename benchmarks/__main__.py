@@ -10,11 +10,11 @@ from types import ModuleType
 from rich.console import Console
 
 from benchmarks import progress, report, results
-from benchmarks.scenarios import multi
+from benchmarks.scenarios import direct, multi, sweep
 from fovea import program
 from fovea.tasks import TASKS, task_named
 
-SCENARIOS: dict[str, ModuleType] = {"multi": multi}
+SCENARIOS: dict[str, ModuleType] = {"multi": multi, "direct": direct, "sweep": sweep}
 """Name → module with `arguments(parser)`, `async measure(task, options) -> Path` and `table(results)`."""
 
 
@@ -47,7 +47,8 @@ def measure(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found))
     else:
-        Console().print(module.table(found))
+        # A pipe has no width: lines are as long as they must be.
+        Console(width=None if sys.stdout.isatty() else 160).print(module.table(found))
     return 0
 
 

@@ -72,6 +72,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", help="measure a server that is running: grpc://host:port (default: one is started)")
 
 
+def pictures(task: Task) -> list[bytes]:
+    """Encoded phantoms of the task's kind, `PICTURES` different ones, the same every time."""
+    return [phantoms.encoded(task.modalities[0], seed) for seed in range(PICTURES)]
+
+
 @asynccontextmanager
 async def opened(task: Task, options: argparse.Namespace) -> AsyncIterator[Target]:
     """A server of the task (or the one of `--url`), and the answers it must give.
@@ -91,9 +96,9 @@ async def opened(task: Task, options: argparse.Namespace) -> AsyncIterator[Targe
             hardware, _ = choose([repository / network.name for network in task.networks])
         else:
             hardware = options.hardware
-        pictures = [phantoms.encoded(task.modalities[0], seed) for seed in range(PICTURES)]
+        given = pictures(task)
         async with InProcess(task, repository, hardware) as limit:
-            expected = [await limit.ask(picture) for picture in pictures]
+            expected = [await limit.ask(picture) for picture in given]
             yield Target(
                 task=task,
                 repository=repository,
@@ -103,6 +108,6 @@ async def opened(task: Task, options: argparse.Namespace) -> AsyncIterator[Targe
                 http_url="" if server is None else server.http_url,
                 fused=fused,
                 limit=limit,
-                pictures=pictures,
+                pictures=given,
                 expected=expected,
             )
