@@ -136,7 +136,7 @@ def table(results: list[Result]) -> Table:
 
 def rows(result: Result) -> list[tuple[str, ...]]:
     """Median latencies over all rounds; throughput's ratio round by round, then its median."""
-    found = []
+    found: list[tuple[str, ...]] = []
     keys = dict.fromkeys((run["network"], run["concurrency"]) for run in result["runs"])
     for network, concurrency in keys:
         runs: dict[str, list[Result]] = {}
