@@ -11,9 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmarks.contenders import Ask
-from fovea.errors import FoveaError, ServerBusy, ServerTimeout, ServerUnreachable
+from benchmarks.load import WrongAnswer
+from fovea.errors import FoveaError, ServerBusy, ServerTimeout
 
 Outcome = Literal["answered", "wrong", "refused", "timed out", "failed"]
+
+
+class LoadError(FoveaError):
+    """A request of the load failed for another reason than that the server was busy."""
+
 
 LATE_MS = 1.0
 """A request that is sent so much after its instant counts as late: the timers of one process are finer."""
@@ -53,8 +59,9 @@ async def open_loop(
 ) -> list[Request]:
     """Send a request at each instant, cycling through the pictures, and wait until the last has ended.
 
-    Nothing more is sent once `enough` says so of a request that has ended, or once the server is gone: then fewer
-    requests come back than there are instants. Time is the event loop's, so that tests can simulate it.
+    Nothing more is sent once `enough` says so of a request that has ended, or once one has failed or was answered
+    wrongly: then fewer requests come back than there are instants. Time is the event loop's, so that tests can
+    simulate it.
     """
     loop = asyncio.get_running_loop()
     ended: dict[int, Request] = {}
@@ -68,7 +75,7 @@ async def open_loop(
         outcome, error = await _outcome(ask(pictures[which]), expected[which])
         request = Request(arrivals_s[number], sent, loop.time() - started, outcome, error)
         ended[number] = request
-        over = over or enough(request) or error.startswith(ServerUnreachable.__name__)
+        over = over or enough(request) or outcome in ("wrong", "failed")
 
     async with asyncio.TaskGroup() as flying:
         for number, instant in enumerate(arrivals_s):
@@ -88,6 +95,20 @@ async def _outcome(answer: Awaitable[str], expected: str) -> tuple[Outcome, str]
             return "refused", named
         return ("timed out" if isinstance(error, ServerTimeout) else "failed"), named
     return ("answered", "") if digest == expected else ("wrong", "WrongAnswer: another answer than beforehand")
+
+
+def demand_answers(requests: Sequence[Request]) -> None:
+    """Raise what makes figures worthless: an answer that was wrong, a request that failed. Refused ones are figures.
+
+    Raises:
+        WrongAnswer: an answer is not bit for bit the expected one.
+        LoadError: the server is gone, or answered with another error than that it is busy.
+    """
+    for place, request in enumerate(requests, start=1):
+        if request.outcome == "wrong":
+            raise WrongAnswer(f"Request {place} was answered differently under load: the figures are worthless.")
+        if request.outcome == "failed":
+            raise LoadError(f"Request {place} of the load failed, and nothing was sent after it. {request.error}")
 
 
 def counts(requests: Sequence[Request]) -> dict[str, int]:
