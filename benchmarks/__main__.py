@@ -11,11 +11,19 @@ from types import ModuleType
 from rich.console import Console
 
 from benchmarks import progress, report, results
-from benchmarks.scenarios import multi, offline, server, single
+from benchmarks.scenarios import coldstart, multi, offline, overload, server, single, soak
 from fovea import program
 from fovea.tasks import TASKS, task_named
 
-SCENARIOS: dict[str, ModuleType] = {"single": single, "multi": multi, "server": server, "offline": offline}
+SCENARIOS: dict[str, ModuleType] = {
+    "single": single,
+    "multi": multi,
+    "server": server,
+    "offline": offline,
+    "overload": overload,
+    "soak": soak,
+    "coldstart": coldstart,
+}
 """Name → module with `arguments(parser)`, `async measure(task, options) -> Path` and `table(results)`."""
 
 

@@ -13,7 +13,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[st
     """A plain one; columns named in `words` are text, the others numbers."""
     made = Table(box=None, pad_edge=False)
     for name in head:
-        made.add_column(name, justify="left" if name in ("task", "way", *words) else "right")
+        made.add_column(name, justify="left" if name in ("task", "way", *words) else "right", no_wrap=name in words)
     for row in rows:
         made.add_row(*row)
     return made
