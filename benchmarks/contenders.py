@@ -64,9 +64,9 @@ class InProcess:
 class Served:
     """The ensemble, through the project's own client."""
 
-    def __init__(self, task: Task, url: str) -> None:
+    def __init__(self, task: Task, url: str, timeout_s: float = 60) -> None:
         self.task = task
-        self._client = AsyncClient(url, timeout_s=60)
+        self._client = AsyncClient(url, timeout_s)
 
     async def ask(self, encoded: bytes) -> str:
         return digest(as_arrays(await self._client.ask(self.task, encoded)))

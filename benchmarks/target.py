@@ -2,17 +2,18 @@
 
 import argparse
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import environment
-from benchmarks.contenders import InProcess
+from benchmarks.contenders import Ask, InProcess, Served
+from benchmarks.load import WrongAnswer, closed_loop
 from fovea import phantoms
 from fovea.errors import UsageError
 from fovea.hardware import choose
-from fovea.repository import HARDWARE, Hardware, fused_name, graph_path, hint
+from fovea.repository import HARDWARE, Hardware, fused_name, graph_path, hint, models
 from fovea.server import Server
 from fovea.spec import Task
 from fovea.tasks import TASKS
@@ -57,6 +58,37 @@ class Target:
             },
             "answers": "every answer compared bit for bit with the in-process one",
         }
+
+    async def ways(self, stack: AsyncExitStack, timeout_s: float = 60) -> dict[str, Ask]:
+        """Every way to get an answer, the limit first; the connections last as long as `stack`."""
+        ways: dict[str, Ask] = {"in process": self.limit.ask}
+        served = {"gRPC": Served(self.task, self.grpc_url, timeout_s)}
+        if self.http_url:
+            served["HTTP"] = Served(self.task, self.http_url, timeout_s)
+        if self.fused:
+            served["gRPC, fused"] = Served(replace(self.task, name=fused_name(self.task)), self.grpc_url, timeout_s)
+        for name, way in served.items():
+            ways[name] = (await stack.enter_async_context(way)).ask
+        return ways
+
+    def models(self, way: str) -> tuple[str, ...]:
+        """The server's models that a way goes through; none in process."""
+        return {"in process": (), "gRPC, fused": (fused_name(self.task),)}.get(way, models(self.task))
+
+    async def warm_up(self, ask: Ask) -> None:
+        """One answer to every picture, two at a time, so that nothing is measured that answers something else.
+
+        Raises:
+            WrongAnswer: it does.
+        """
+        try:
+            await closed_loop(ask, self.pictures, self.expected, 2, len(self.pictures))
+        except WrongAnswer:
+            raise WrongAnswer(
+                f"The server at {self.grpc_url} answers {self.task.name} otherwise than {self.repository} does in this "
+                f"process (configs/{self.hardware}.pbtxt): it serves another release or precision; name what it serves "
+                "with --repository and --hardware."
+            ) from None
 
     def environment(self) -> dict[str, Any]:
         return environment.describe(self.repository, self.task, self.hardware)

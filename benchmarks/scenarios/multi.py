@@ -5,20 +5,19 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from benchmarks import perf_analyzer, progress, target
-from benchmarks.contenders import Ask, Served
+from benchmarks import perf_analyzer, progress, target, triton
+from benchmarks.contenders import Ask
 from benchmarks.load import closed_loop
 from benchmarks.results import Record, Result, samples
 from benchmarks.statistics import median_interval, percentile
 from benchmarks.target import Target
 from fovea.errors import FoveaError, UsageError
-from fovea.repository import fused_name
 from fovea.spec import Task
 
 CONCURRENCIES = [1, 2, 4]
@@ -41,13 +40,7 @@ async def measure(task: Task, options: argparse.Namespace) -> Path:
     if min(options.rounds, options.requests, *options.concurrency) < 1:
         raise UsageError("--rounds, --requests and --concurrency must be at least 1.")
     async with target.opened(task, options) as found, AsyncExitStack() as stack:
-        contenders: dict[str, Ask] = {"in process": found.limit.ask}
-        contenders["gRPC"] = (await stack.enter_async_context(Served(task, found.grpc_url))).ask
-        if found.http_url:
-            contenders["HTTP"] = (await stack.enter_async_context(Served(task, found.http_url))).ask
-        if found.fused:
-            one_hop = Served(replace(task, name=fused_name(task)), found.grpc_url)
-            contenders["gRPC, fused"] = (await stack.enter_async_context(one_hop)).ask
+        contenders = await found.ways(stack)
         settings = found.settings() | {
             "warm_up_requests": WARM_UP,
             "requests_per_round": options.requests,
@@ -70,9 +63,10 @@ async def _rounds(found: Target, contenders: dict[str, Ask], options: argparse.N
                     bar.now(f"{found.task.name}: {name} × {concurrency}")
                     ask = contenders[name]
                     await closed_loop(ask, found.pictures, found.expected, concurrency, WARM_UP)
-                    seconds, latencies = await closed_loop(
-                        ask, found.pictures, found.expected, concurrency, options.requests
-                    )
+                    async with triton.counting(found.grpc_url, found.models(name)) as server:
+                        seconds, latencies = await closed_loop(
+                            ask, found.pictures, found.expected, concurrency, options.requests
+                        )
                     record.add(
                         {
                             "contender": name,
@@ -80,6 +74,7 @@ async def _rounds(found: Target, contenders: dict[str, Ask], options: argparse.N
                             "round": turn,
                             "seconds": round(seconds, 6),
                             "latencies_ms": [round(x, 3) for x in latencies],
+                            "server": server,
                         }
                     )
                     bar.advance()
