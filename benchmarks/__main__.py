@@ -11,13 +11,6 @@ from types import ModuleType
 from rich.console import Console
 
 from benchmarks import progress, report, results
-<<<<<<< HEAD
-from benchmarks.scenarios import direct, multi, sweep
-from fovea import program
-from fovea.tasks import TASKS, task_named
-
-SCENARIOS: dict[str, ModuleType] = {"multi": multi, "direct": direct, "sweep": sweep}
-=======
 from benchmarks.scenarios import coldstart, direct, multi, offline, overload, server, single, soak, sweep
 from fovea import program
 from fovea.tasks import TASKS, task_named
@@ -33,7 +26,6 @@ SCENARIOS: dict[str, ModuleType] = {
     "direct": direct,
     "sweep": sweep,
 }
->>>>>>> b092eb8f23caa2e0cd9da456a71546f9a1fb1ca7
 """Name → module with `arguments(parser)`, `async measure(task, options) -> Path` and `table(results)`."""
 
 
@@ -68,18 +60,12 @@ def measure(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found))
     else:
-<<<<<<< HEAD
-        # A pipe has no width: lines are as long as they must be.
-        Console(width=None if sys.stdout.isatty() else 160).print(module.table(found))
-    return 0
-=======
         # A pipe has no width: lines are as long as they must be.
         Console(width=None if sys.stdout.isatty() else 160).print(module.table(found))
     failed = [sentence for result in found for sentence in result.get("failed", [])]
     for sentence in failed:
         progress.MESSAGES.print(sentence, markup=False)
     return 1 if failed else 0
->>>>>>> b092eb8f23caa2e0cd9da456a71546f9a1fb1ca7
 
 
 if __name__ == "__main__":
