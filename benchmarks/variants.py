@@ -8,7 +8,16 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from fovea.hardware import BF16, flags
-from fovea.repository import Choice, Hardware, graph_path, hint, models, network_config
+from fovea.repository import (
+    Choice,
+    Hardware,
+    graph_path,
+    hint,
+    models,
+    network_config,
+    preprocess_config,
+    preprocess_name,
+)
 from fovea.spec import Task
 
 INT8 = "model.int8.onnx"
@@ -21,7 +30,7 @@ class Variant:
     Attributes:
         name: engine and precision, as "openvino int8".
         choices: network name → its graph and OpenVINO's arithmetic for what is float in it.
-        instances, threads: of each network; all cores of the machine are instances × threads.
+        instances, threads: of each network; instances × threads are the cores, which preprocessing has one by one.
         delay_us: how long Triton waits for a batch to fill, in microseconds; None does not batch at all.
     """
 
@@ -59,20 +68,28 @@ def committed(task: Task, repository: Path, hardware: Hardware, cores: int) -> V
 
 
 def write(variant: Variant, task: Task, repository: Path, folder: Path) -> Path:
-    """`folder` becomes a repository of the task served so; everything but the networks' configs is linked."""
+    """`folder` becomes a repository of the task served so; all that `files` does not name is linked."""
+    own = files(variant, task)
     for model in models(task):
         for part in [*(repository / model).glob("*"), *(repository / model).glob("configs/*")]:
             link = folder / part.relative_to(repository)
             link.parent.mkdir(parents=True, exist_ok=True)
-            if part.name != "configs":
+            if part.name != "configs" and str(part.relative_to(repository)) not in own:
                 link.symlink_to(part.resolve())
+    for name, text in own.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def files(variant: Variant, task: Task) -> dict[str, str]:
+    """The configs that make the variant: path below the repository → content."""
+    cores = variant.instances * variant.threads
+    configs = {f"{preprocess_name(task)}/config.pbtxt": preprocess_config(task, cores)}
     for network in task.networks:
         config = network_config(task, network, variant.hardware, variant.instances, variant.choices[network.name])
         adjust(config, variant)
-        path = folder / network.name / "configs" / f"{variant.hardware}.pbtxt"
-        path.unlink()  # the link, not what it links to
-        path.write_text(text_format.MessageToString(config), encoding="utf-8")
-    return folder
+        configs[f"{network.name}/configs/{variant.hardware}.pbtxt"] = config
+    return {name: str(text_format.MessageToString(config)) for name, config in configs.items()}
 
 
 def adjust(config: pb.ModelConfig, variant: Variant) -> None:

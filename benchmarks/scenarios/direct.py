@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from benchmarks import progress, target
+from benchmarks import progress, tables, target
 from benchmarks.contenders import digest
 from benchmarks.load import closed_loop
 from benchmarks.results import Record, Result, samples
@@ -124,14 +124,8 @@ def _served(wire: Wire, task: Task, network: Network) -> Ask:
 HEAD = ("task", "network", "in flight", "in process ms", "served ms", "server's part ms", "served ÷ in process /s")
 
 
-def table(results: list[Result]) -> Table:
-    made = Table(box=None, pad_edge=False)
-    for name in HEAD:
-        made.add_column(name, justify="left" if name in HEAD[:2] else "right")
-    for result in results:
-        for row in rows(result):
-            made.add_row(*row)
-    return made
+def table(results: Sequence[Result]) -> Table:
+    return tables.table(HEAD, [row for result in results for row in rows(result)], ("network",))
 
 
 def rows(result: Result) -> list[tuple[str, ...]]:

@@ -16,7 +16,7 @@ from typing import get_args
 import numpy as np
 from rich.table import Table
 
-from benchmarks import environment, progress, target, variants
+from benchmarks import environment, progress, tables, target, variants
 from benchmarks.contenders import InProcess, digest
 from benchmarks.load import closed_loop
 from benchmarks.results import Record, Result, samples
@@ -187,13 +187,7 @@ HEAD = ("task", "served", "design", "transport", "batch", "in flight", "images/s
 
 def table(results: Sequence[Result]) -> Table:
     """Fastest first."""
-    made = Table(box=None, pad_edge=False)
-    for name in HEAD:
-        made.add_column(name, justify="left" if name in HEAD[:4] else "right")
-    for result in results:
-        for row in rows(result):
-            made.add_row(*row)
-    return made
+    return tables.table(HEAD, [row for result in results for row in rows(result)], ("served", "design", "transport"))
 
 
 def rows(result: Result) -> list[tuple[str, ...]]:
