@@ -11,7 +11,7 @@ from types import ModuleType
 from rich.console import Console
 
 from benchmarks import progress, report, results
-from benchmarks.scenarios import coldstart, direct, multi, offline, overload, server, single, soak, sweep, tune
+from benchmarks.scenarios import coldstart, direct, growth, multi, offline, overload, server, single, soak, sweep, tune
 from fovea import program
 from fovea.tasks import TASKS, task_named
 
@@ -25,6 +25,7 @@ SCENARIOS: dict[str, ModuleType] = {
     "coldstart": coldstart,
     "direct": direct,
     "sweep": sweep,
+    "growth": growth,
     "tune": tune,
 }
 """Name → module with `arguments(parser)`, `async measure(task, options) -> Path` and `table(results)`."""
