@@ -10,7 +10,7 @@ from types import ModuleType
 
 from rich.console import Console
 
-from benchmarks import progress, report, results
+from benchmarks import compare, progress, report, results
 from benchmarks.scenarios import coldstart, direct, growth, multi, offline, overload, server, single, soak, sweep, tune
 from fovea import program
 from fovea.tasks import TASKS, task_named
@@ -43,6 +43,9 @@ def main() -> int:
         )
         command.add_argument("--json", action="store_true", help="print the results, not their table")
         command.set_defaults(run=measure)
+    beside = commands.add_parser("compare", help="two results side by side", description=compare.__doc__)
+    compare.arguments(beside)
+    beside.set_defaults(run=compare.run)
     made = commands.add_parser("report", help="remake the README's table and plot from the results")
     made.set_defaults(run=lambda options: report.write(results.FOLDER, Path("README.md")))
     options = parser.parse_args()

@@ -1,6 +1,7 @@
 """What a set of latencies allows to be said, and with what certainty."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,10 @@ CONFIDENCE = 0.99
 
 Verdict = Literal["met", "missed", "open"]
 Floats = npt.NDArray[np.float64]
+Statistic = Callable[[Floats], Floats]
+"""Over the last axis."""
+PIECES = 24
+"""Into about so many pieces of neighbouring samples a result is cut when it is resampled."""
 
 
 def percentile(samples_ms: Sequence[float], p: int) -> float | None:
@@ -72,3 +77,33 @@ def median_interval(values: Sequence[float], seed: int = 0, resamples: int = 200
     draws = np.median(generator.choice(np.asarray(values), (resamples, len(values))), axis=1)
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(np.median(values)), float(low), float(high)
+
+
+def resampled(rounds: Sequence[Sequence[float]], seed: int, resamples: int = 500) -> Floats:
+    """The samples as they might have been, `[resamples, samples]`: pieces of neighbours drawn with replacement.
+
+    A block bootstrap: whole pieces, because neighbours in a queue, or in a bad second of the machine, are alike; no
+    piece spans two rounds (Künsch, Annals of Statistics 17(3), 1989, doi:10.1214/aos/1176347265).
+    """
+    length = min(max(1, sum(map(len, rounds)) // PIECES), *map(len, rounds))
+    cut = [some[start : start + length] for some in rounds for start in range(0, len(some) - length + 1, length)]
+    pieces = np.asarray(cut, float)  # [piece, sample]
+    drawn = np.random.default_rng(seed).integers(0, len(pieces), (resamples, len(pieces)))
+    together: Floats = pieces[drawn].reshape(resamples, -1)
+    return together
+
+
+def noise(rounds: Sequence[Sequence[float]], statistic: Statistic) -> float:
+    """How far two halves of one and the same result are apart: |log ratio|, of early and late, and of every other.
+
+    There must be two samples at least.
+    """
+    some = list(rounds) if len(rounds) > 1 else [rounds[0][: len(rounds[0]) // 2], rounds[0][len(rounds[0]) // 2 :]]
+    middle = len(some) // 2
+    apart = []
+    for one, other in ((some[:middle], some[middle:]), (some[::2], some[1::2])):
+        first, second = (
+            float(statistic(np.concatenate([np.asarray(part, float) for part in h]))) for h in (one, other)
+        )
+        apart.append(abs(math.log(second / first)))
+    return max(apart)

@@ -1,13 +1,14 @@
 """What is measured: a server and the same pipeline in process, pictures, and the answers that must come."""
 
 import argparse
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environment
+from benchmarks import environment, progress
 from benchmarks.contenders import Ask, InProcess, Served
 from benchmarks.load import WrongAnswer, closed_loop
 from fovea import phantoms
@@ -119,6 +120,11 @@ async def opened(task: Task, options: argparse.Namespace) -> AsyncIterator[Targe
     repository, url = options.repository, options.url
     if url and not url.startswith("grpc://"):
         raise UsageError(f"--url is {url}: name the server's gRPC port, as grpc://host:8001.")
+    if len(os.sched_getaffinity(0)) == 1:
+        progress.MESSAGES.print(
+            "This machine has one core for client and server: what the client computes is in every latency, and no "
+            "concurrency can raise the throughput. Two cores or more tell the server's own figures."
+        )
     fused = not url and (repository / fused_name(task)).is_dir()
     server = None if url else Server(repository, [task.name], hardware=options.hardware, fused=fused)
     with server or nullcontext():

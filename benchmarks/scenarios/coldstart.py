@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -10,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 
+import psutil
 from rich.table import Table
 
 from benchmarks import environment, progress, tables
@@ -111,7 +111,7 @@ async def _start(
 
 @asynccontextmanager
 async def _process(command: Sequence[str]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A server in a process of its own, stopped at the end as Ctrl-C stops it."""
+    """A server in a process of its own; at the end it, tritonserver and the Python processes behind that are gone."""
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
@@ -119,7 +119,10 @@ async def _process(command: Sequence[str]) -> AsyncIterator[asyncio.subprocess.P
         yield process
     finally:
         if process.returncode is None:
-            process.send_signal(signal.SIGINT)
+            family = psutil.Process(process.pid).children(recursive=True)
+            # Not SIGINT: whoever is started in the background of a shell script ignores it.
+            process.terminate()
+            await asyncio.to_thread(psutil.wait_procs, family, timeout=30)
         await process.communicate()
 
 
