@@ -10,11 +10,11 @@ from types import ModuleType
 from rich.console import Console
 
 from benchmarks import progress, report, results
-from benchmarks.scenarios import multi
+from benchmarks.scenarios import multi, peers
 from fovea import program
 from fovea.tasks import TASKS, task_named
 
-SCENARIOS: dict[str, ModuleType] = {"multi": multi}
+SCENARIOS: dict[str, ModuleType] = {"multi": multi, "peers": peers}
 """Name → module with `arguments(parser)`, `async measure(task, options) -> Path` and `table(results)`."""
 
 
