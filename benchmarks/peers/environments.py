@@ -18,13 +18,13 @@ class PeerFailed(FoveaError):
     """A peer cannot be installed, started or relied on: it is reported so, and the others go on."""
 
 
-async def installed(peer: Peer, folder: Path = FOLDER) -> Path:
-    """The python of the peer's environment below `folder`.
+async def installed(peer: Peer) -> Path:
+    """The python of the peer's environment.
 
     Raises:
         PeerFailed: pip could not install the requirements; its messages are in `pip.log`.
     """
-    home = (folder / peer.environment).absolute()
+    home = (FOLDER / peer.environment).absolute()
     stamp, log = home / "installed", home / "pip.log"
     python = home / "venv" / "bin" / "python"
     wanted = fingerprint(peer)
@@ -32,9 +32,9 @@ async def installed(peer: Peer, folder: Path = FOLDER) -> Path:
         return python
     home.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
-    await _run([sys.executable, "-m", "venv", "--clear", str(home / "venv")], log)
-    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--requirement", str(peer.requirements)]
-    await _run(pip, log)
+    await _run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(home / "venv")], log)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
+    await _run([*pip, "install", "--requirement", str(peer.requirements)], log)
     stamp.write_text(wanted, encoding="utf-8")
     return python
 

@@ -98,14 +98,18 @@ def ours(found: Target, variant: Variant, stack: AsyncExitStack) -> list[Contend
 
 
 def _served(name: str, task: Task, url: str, variant: Variant, server: Server | None) -> Contender:
-    memory = None if server is None else lambda: memory_mib(triton(server))
+    memory = None if server is None else lambda: memory_mib(triton(server, task))
     return Contender(name, variant.precision, lambda: Served(task, url), variant.expected, memory=memory)
 
 
-def triton(server: Server) -> list[psutil.Process]:
-    """The server and its Python processes."""
+def triton(server: Server, task: Task) -> list[psutil.Process]:
+    """The server and those of its Python processes that `task` needs: the ensemble's, or those of the fused variant."""
     process = psutil.Process(server.pid)
-    return [process, *process.children(recursive=True)]
+    return [process, *(stub for stub in process.children() if _is_fused(stub.cmdline()) == _is_fused([task.name]))]
+
+
+def _is_fused(words: Sequence[str]) -> bool:
+    return any("_fused" in word for word in words)
 
 
 async def join(peer: Peer, variant: Variant, found: Target, stack: AsyncExitStack) -> Contender:

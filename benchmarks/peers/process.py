@@ -33,7 +33,8 @@ class Running:
     """One peer, serving one task on `hardware` from `repository`. `start`, and `stop` on every path.
 
     It runs below `fovea.supervisor`, which ends it also when this process dies. Some peers start processes that leave
-    its group: all of them are known by the variable `PEER_FOLDER`, which they inherit.
+    its group, or their parents: they are known by the variable `PEER_FOLDER`, which all inherit. Some of Ray's write
+    their titles over it: those are known as children of the others.
     """
 
     def __init__(self, peer: Peer, python: Path, task: Task, repository: Path, hardware: Hardware) -> None:
@@ -114,13 +115,18 @@ class Running:
         return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
     def processes(self) -> list[psutil.Process]:
-        """All that live, the supervisor left out."""
-        mark, found = str(self._folder), []
-        for process in psutil.process_iter():
+        """All that live, parents before their children; the supervisor is left out."""
+        mark = str(self._folder)
+        known = {self._process.pid} if self._process is not None else set()
+        found = []
+        for process in psutil.process_iter():  # in the order of their ids
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # ended meanwhile, or another user's
-                if process.environ().get("PEER_FOLDER") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                if process.status() == psutil.STATUS_ZOMBIE or process.pid in known:
+                    continue
+                if process.ppid() in known or process.environ().get("PEER_FOLDER") == mark:
+                    known.add(process.pid)
                     found.append(process)
-        return [process for process in found if self._process is None or process.pid != self._process.pid]
+        return found
 
     def memory_mib(self) -> float:
         return memory_mib(self.processes())
@@ -147,11 +153,12 @@ class Running:
         if self._process is None:
             return
         assert self._process.stdin is not None
+        started = self.processes()
         self._signal(signal.SIGCONT)  # what stands still cannot end in order
         self._process.stdin.close()
         self._process.wait()
         self._process = None
-        left = self.processes()  # those that left the group, as Ray's and BentoML's do
+        left = {*started, *self.processes()}  # those that left the group, as some of Ray's and BentoML's do
         for process in left:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
