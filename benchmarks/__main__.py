@@ -11,7 +11,20 @@ from types import ModuleType
 from rich.console import Console
 
 from benchmarks import compare, progress, report, results
-from benchmarks.scenarios import coldstart, direct, growth, multi, offline, overload, server, single, soak, sweep, tune
+from benchmarks.scenarios import (
+    coldstart,
+    direct,
+    growth,
+    multi,
+    offline,
+    overload,
+    peers,
+    server,
+    single,
+    soak,
+    sweep,
+    tune,
+)
 from fovea import program
 from fovea.tasks import TASKS, task_named
 
@@ -24,6 +37,7 @@ SCENARIOS: dict[str, ModuleType] = {
     "soak": soak,
     "coldstart": coldstart,
     "direct": direct,
+    "peers": peers,
     "sweep": sweep,
     "growth": growth,
     "tune": tune,

@@ -1,0 +1,175 @@
+"""A peer's processes: started, counted, weighed, paused while others are measured, and ended, whatever happens."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+import benchmarks
+import fovea
+from benchmarks.peers.catalogue import Peer
+from benchmarks.peers.environments import PeerFailed
+from fovea import launch
+from fovea.errors import RequestError
+from fovea.repository import Hardware
+from fovea.spec import Task
+
+START_TIMEOUT_S = 180
+SAME_AS_OURS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+"""What our server is started with, its peers are given too. Not the Flask way, which knows of none of it."""
+PACKAGES = os.pathsep.join(str(Path(package.__path__[0]).absolute().parent) for package in (fovea, benchmarks))
+
+
+class Running:
+    """One peer, serving one task on `hardware` from `repository`. `start`, and `stop` on every path.
+
+    It runs below `fovea.supervisor`, which ends it also when this process dies. Some peers start processes that leave
+    its group, or their parents: they are known by the variable `PEER_FOLDER`, which all inherit. Some of Ray's write
+    their titles over it: those are known as children of the others.
+    """
+
+    def __init__(self, peer: Peer, python: Path, task: Task, repository: Path, hardware: Hardware) -> None:
+        self.peer, self.python, self.task = peer, python, task
+        self.repository, self.hardware = repository.absolute(), hardware
+        self.port = launch.free_port()
+        self.cores = len(os.sched_getaffinity(0))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder = Path()
+
+    @property
+    def log(self) -> Path:
+        return self._folder / "log"
+
+    def start(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="fovea-"))
+        filled = {
+            "port": self.port,
+            "other": launch.free_port(),
+            "third": launch.free_port(),
+            "cores": self.cores,
+        }
+        command = [str(self.python), *(argument.format(**filled) for argument in self.peer.arguments)]
+        own = {name: value.format(**filled) for name, value in self.peer.variables.items()}
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "fovea.supervisor", str(self._folder), *command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder,
+                env=self._environment() | own,
+                start_new_session=True,  # Ctrl-C reaches this process only, which then ends the peers in order
+            )
+
+    def _environment(self) -> dict[str, str]:
+        ours = launch.environment(self._folder)
+        return {
+            **{name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONHOME")},
+            **({} if self.peer.own_networks else {name: ours[name] for name in SAME_AS_OURS}),
+            "PATH": f"{self.python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "PYTHONPATH": PACKAGES,
+            "HOME": str(self._folder),  # what they leave there (.bentoml, .ray, .keras) goes with the folder
+            "PYTHONUNBUFFERED": "1",
+            "PEER_FOLDER": str(self._folder),
+            "PEER_TASK": self.task.name,
+            "PEER_REPOSITORY": str(self.repository),
+            "PEER_HARDWARE": self.hardware,
+            "PEER_WEIGHTS": str(Path("weights").absolute()),
+            "PEER_PORT": str(self.port),
+            "PEER_CORES": str(self.cores),
+        }
+
+    async def ready(self, ask: Callable[[], Awaitable[object]], timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until it has loaded all its pipelines and `ask` is answered.
+
+        Raises:
+            PeerFailed: it ended before, or the time passed.
+        """
+        assert self._process is not None
+        deadline, last = time.monotonic() + timeout_s, "it loaded no network"
+        expected = 1 if self.peer.own_networks else self.cores
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise PeerFailed(f"It ended at its start: {self.reason()}")
+            if len(list(self._folder.glob("loaded.*"))) >= expected:
+                try:
+                    await ask()
+                    return
+                except RequestError as error:  # it does not listen yet, or not to this model
+                    last = str(error)
+            await asyncio.sleep(0.1)
+        raise PeerFailed(f"It was not ready after {timeout_s:.0f} s ({last}); its last message: {self.reason()}")
+
+    def reason(self) -> str:
+        """The last line of what it has said."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n") if self.log.exists() else []
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+    def processes(self) -> list[psutil.Process]:
+        """All that live, parents before their children; the supervisor is left out."""
+        mark = str(self._folder)
+        known = {self._process.pid} if self._process is not None else set()
+        found = []
+        for process in psutil.process_iter():  # in the order of their ids
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # ended meanwhile, or another user's
+                if process.status() == psutil.STATUS_ZOMBIE or process.pid in known:
+                    continue
+                if process.ppid() in known or process.environ().get("PEER_FOLDER") == mark:
+                    known.add(process.pid)
+                    found.append(process)
+        return found
+
+    def memory_mib(self) -> float:
+        return memory_mib(self.processes())
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let it run meanwhile; otherwise it stands still, and costs the others nothing but memory."""
+        self._signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGSTOP)
+
+    def pause(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def stop(self) -> None:
+        """End every process and remove the folder. Calling it twice does nothing."""
+        if self._process is None:
+            return
+        assert self._process.stdin is not None
+        started = self.processes()
+        self._signal(signal.SIGCONT)  # what stands still cannot end in order
+        self._process.stdin.close()
+        self._process.wait()
+        self._process = None
+        left = {*started, *self.processes()}  # those that left the group, as some of Ray's and BentoML's do
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=10)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def memory_mib(processes: list[psutil.Process]) -> float:
+    """Resident memory, in MiB: the sum of PSS, which counts what processes share once."""
+    total = 0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            total += process.memory_full_info().pss
+    return total / 2**20
