@@ -6,43 +6,13 @@ import json
 import selectors
 import sys
 from pathlib import Path
-from types import ModuleType
 
 from rich.console import Console
 
 from benchmarks import compare, progress, report, results
-from benchmarks.scenarios import (
-    coldstart,
-    direct,
-    growth,
-    multi,
-    offline,
-    overload,
-    peers,
-    server,
-    single,
-    soak,
-    sweep,
-    tune,
-)
+from benchmarks.scenarios import SCENARIOS
 from fovea import program
 from fovea.tasks import TASKS, task_named
-
-SCENARIOS: dict[str, ModuleType] = {
-    "single": single,
-    "multi": multi,
-    "server": server,
-    "offline": offline,
-    "overload": overload,
-    "soak": soak,
-    "coldstart": coldstart,
-    "direct": direct,
-    "peers": peers,
-    "sweep": sweep,
-    "growth": growth,
-    "tune": tune,
-}
-"""Name → module with `arguments(parser)`, `async measure(task, options) -> Path` and `table(results)`."""
 
 
 def main() -> int:
@@ -60,8 +30,8 @@ def main() -> int:
     beside = commands.add_parser("compare", help="two results side by side", description=compare.__doc__)
     compare.arguments(beside)
     beside.set_defaults(run=compare.run)
-    made = commands.add_parser("report", help="remake the README's table and plot from the results")
-    made.set_defaults(run=lambda options: report.write(results.FOLDER, Path("README.md")))
+    made = commands.add_parser("report", help="remake README, docs/capacity.md, plots and out/report.html")
+    made.set_defaults(run=lambda options: report.write())
     options = parser.parse_args()
     return program.run(lambda: options.run(options), "Stopped; what was measured so far is kept as *.unfinished.json.")
 

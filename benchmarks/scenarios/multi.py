@@ -147,6 +147,48 @@ def cells(line: Line) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Best:
+    """One contender at the concurrency where it answers most; `ratio` compares with the best of the limit.
+
+    `alone_ms` is its median latency with one request in flight, `p99_ms` that at its best concurrency.
+    """
+
+    task: str
+    contender: str
+    concurrency: int
+    images_per_s: float
+    interval: tuple[float, float]
+    ratio: tuple[float, float, float]
+    alone_ms: float | None
+    p99_ms: float | None
+
+
+def best(result: Result) -> list[Best]:
+    """In the order of the contenders."""
+    every = lines(result)
+    names = list(dict.fromkeys(line.contender for line in every))
+    tops = {name: max((x for x in every if x.contender == name), key=lambda x: x.images_per_s) for name in names}
+    alone = {x.contender: x.percentiles_ms[50] for x in every if x.concurrency == 1}
+    limit = _by_round(result, LIMIT, tops[LIMIT].concurrency)
+    found = []
+    for name, top in tops.items():
+        own = _by_round(result, name, top.concurrency)
+        ratio = median_interval([own[turn] / limit[turn] for turn in own])
+        figures = (top.concurrency, top.images_per_s, top.interval, ratio, alone.get(name), top.percentiles_ms[99])
+        found.append(Best(result["task"], name, *figures))
+    return found
+
+
+def _by_round(result: Result, contender: str, concurrency: int) -> dict[int, float]:
+    """Images per second."""
+    return {
+        run["round"]: len(run["latencies_ms"]) / run["seconds"]
+        for run in result["runs"]
+        if (run["contender"], run["concurrency"]) == (contender, concurrency)
+    }
+
+
 def table(results: Sequence[Result]) -> Table:
     """As the README shows it."""
     made = Table(box=None, pad_edge=False)

@@ -190,22 +190,31 @@ def table(results: Sequence[Result]) -> Table:
     return tables.table(HEAD, [row for result in results for row in rows(result)], ("served", "design", "transport"))
 
 
-def rows(result: Result) -> list[tuple[str, ...]]:
-    """One for each cell, all rounds together, by images per second."""
+def _cells(result: Result) -> dict[Cell, list[Result]]:
     cells: dict[Cell, list[Result]] = {}
     for run in result["runs"]:
         cell = Cell(run["variant"], run["design"], run["way"], run["batch"], run["concurrency"])
         cells.setdefault(cell, []).append(run)
-    rates = {
+    return cells
+
+
+def rates(result: Result) -> dict[Cell, float]:
+    """Images per second, the median of rounds; fastest first."""
+    found = {
         cell: float(np.median([len(run["latencies_ms"]) * cell.batch / run["seconds"] for run in runs]))
-        for cell, runs in cells.items()
+        for cell, runs in _cells(result).items()
     }
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def rows(result: Result) -> list[tuple[str, ...]]:
+    """One for each cell, all rounds together."""
     found: list[tuple[str, ...]] = []
-    for cell in sorted(cells, key=lambda cell: -rates[cell]):
-        latencies = samples(cells[cell])
+    for cell, rate in rates(result).items():
+        latencies = samples(_cells(result)[cell])
         p50, p90 = (
             f"{value:.1f}" if value is not None else "–" for p in (50, 90) for value in [percentile(latencies, p)]
         )
         words = (result["task"], cell.variant, cell.design, cell.way, str(cell.batch), str(cell.concurrency))
-        found.append((*words, f"{rates[cell]:.1f}", p50, p90, str(len(latencies))))
+        found.append((*words, f"{rate:.1f}", p50, p90, str(len(latencies))))
     return found
