@@ -221,6 +221,8 @@ def growth(results: Sequence[Result]) -> Figure:
         axis.set(xlabel=unit, ylabel="images/s", ylim=(0, None))
         if series != "tasks":
             axis.set_xscale("log", base=2)
+        steps = sorted({run["value"] for result in results for run in result["runs"] if run["series"] == series})
+        axis.set_xticks(steps, [str(step) for step in steps])
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize="small")
     return figure
