@@ -5,11 +5,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, Group
 
 from benchmarks import progress, results, tables
 from benchmarks.metrics import Metric, metrics
@@ -188,16 +189,20 @@ def _change(place: tuple[str, str, str, str], a: Metric, b: Metric) -> Change:
     )
 
 
-HEAD = ("scenario", "task", "way", "load", "number", "A", "B", "change", "[99 %]", "noise", "decision")
+HEAD = ("way", "load", "number", "A", "B", "change", "[99 %]", "noise", "")
 
 
-def _table(changes: Sequence[Change]) -> Any:
-    rows = [
-        (
-            *(change.scenario, change.task, change.way, change.load, change.metric),
-            *(f"{change.a:.4g}", f"{change.b:.4g}", f"{change.change:+.1%}"),
-            *(f"{change.low:+.1%} … {change.high:+.1%}", f"{change.noise:.1%}", change.decision),
-        )
-        for change in changes
-    ]
-    return tables.table(HEAD, rows, words=("scenario", "load", "number", "decision"))
+def _table(changes: Sequence[Change]) -> Group:
+    """One table a scenario and task; what cannot be told from noise is left without a word."""
+    parts: list[Any] = []
+    for (scenario, task), some in groupby(changes, key=lambda change: (change.scenario, change.task)):
+        rows = [
+            (
+                *(change.way, change.load, change.metric, f"{change.a:.4g}", f"{change.b:.4g}"),
+                *(f"{change.change:+.0%}", f"{100 * change.low:+.0f}…{change.high:+.0%}", f"{change.noise:.0%}"),
+                change.decision if change.decision in ("faster", "slower") else "",
+            )
+            for change in some
+        ]
+        parts += [f"{scenario} {task}", tables.table(HEAD, rows, words=("load", "number", "")), ""]
+    return Group(*parts, "Without a word: no difference that can be told.")

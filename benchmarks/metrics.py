@@ -12,6 +12,8 @@ from benchmarks.scenarios import server
 from benchmarks.scenarios.overload import told
 from benchmarks.statistics import SAMPLES_NEEDED, Floats, Statistic, noise, resampled
 
+ROUNDS_NEEDED = 3
+"""Fewer numbers of one a round say nothing of how much they vary."""
 Place = tuple[str, str]
 """Way and load: "gRPC", "4 in flight"."""
 
@@ -66,7 +68,9 @@ def _closed(result: Result, seed: int) -> dict[Place, list[Metric]]:
         rates = [[len(run["latencies_ms"]) / run["seconds"]] for run in runs]
         latencies = [run["latencies_ms"] for run in runs]
         count = sum(map(len, latencies))
-        found[place] = [_metric("images/s", True, rates, _median, resampled(rates, seed))] if len(rates) > 1 else []
+        found[place] = (
+            [_metric("images/s", True, rates, _median, resampled(rates, seed))] if len(rates) >= ROUNDS_NEEDED else []
+        )
         drawn = np.sort(resampled(latencies, seed))  # once, instead of for every percentile
         for p, needed in SAMPLES_NEEDED.items():
             if count >= needed:
@@ -81,7 +85,7 @@ def _starts(result: Result, seed: int) -> dict[Place, list[Metric]]:
     return {
         place: [_metric("first answer s", False, rounds, _median, resampled(rounds, seed))]
         for place, rounds in grouped.items()
-        if len(rounds) > 1
+        if len(rounds) >= ROUNDS_NEEDED
     }
 
 

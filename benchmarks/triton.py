@@ -1,7 +1,8 @@
 """Where the time goes inside the server: Triton's own counters of every step, between two moments."""
 
+import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from tritonclient.utils import InferenceServerException
 from fovea.transport import translate
 
 PHASES = ("queue", "compute_input", "compute_infer", "compute_output")
+
+SETTLING = 50
+"""So often, at most, counters are read until they stand still: somebody else may be asking the server as well."""
 
 Counters = dict[str, Counter[str]]
 """Model → what it has counted since it was loaded: requests, executions, pictures, failures and nanoseconds a phase."""
@@ -39,7 +43,7 @@ class Step:
 
 
 @asynccontextmanager
-async def counting(url: str, models: Iterable[str]) -> AsyncIterator[dict[str, Any]]:
+async def counting(url: str, models: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
     """What every model did meanwhile, as a run stores it: the dictionary is filled when the block has ended well.
 
     `url` is grpc://host:port.
@@ -48,13 +52,24 @@ async def counting(url: str, models: Iterable[str]) -> AsyncIterator[dict[str, A
         RequestError: the server cannot be asked.
     """
     steps: dict[str, Any] = {}
-    names = list(models)
-    before = await counters(url, names)
+    before = await counters(url, models)
     yield steps
-    steps.update(between(before, await counters(url, names)))
+    steps.update(between(before, await _settled(url, models)))
 
 
-async def counters(url: str, models: Iterable[str]) -> Counters:
+async def _settled(url: str, models: Sequence[str]) -> Counters:
+    """The counters once they stand still: Triton counts a request only after its answer has gone out."""
+    last = await counters(url, models)
+    for _ in range(SETTLING):
+        await asyncio.sleep(0.01)
+        now = await counters(url, models)
+        if now == last:
+            break
+        last = now
+    return last
+
+
+async def counters(url: str, models: Sequence[str]) -> Counters:
     """What the server has counted so far."""
     found: Counters = {}
     async with grpc_client.InferenceServerClient(url.removeprefix("grpc://")) as client:
