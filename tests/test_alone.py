@@ -106,6 +106,17 @@ def test_an_engine_that_answers_otherwise_on_all_cores_is_never_used() -> None:
         assert elastic.engine == 1
 
 
+def test_the_wide_engine_is_made_only_for_what_is_asked_alone() -> None:
+    mark = Mark(bytearray(1))
+    elastic = Elastic(mark, 1, 4, make=lambda threads: threads, probe=lambda engine: b"same")
+    with mark:
+        assert elastic.engine == 1
+        assert elastic._making is None
+        assert elastic.engine == 1
+        elastic.close()
+        assert elastic.engine == 4
+
+
 def test_on_one_core_there_is_one_engine() -> None:
     made: list[int] = []
     elastic = Elastic(Mark(bytearray(1)), 1, 1, make=made.append, probe=lambda engine: b"")

@@ -68,42 +68,63 @@ def claim() -> Mark:
         return mark
 
 
-class Elastic(Generic[Run]):
-    """An engine of its share of the cores and, as soon as that is made, one of all cores for who is alone.
+LONE = 2
+"""Lone requests after which the engine for them is made: the first may be the one that a starting server asks."""
 
-    The second is made in the background, so that a server is ready no later, and is used only if it answers `probe` as
-    the first did, bit for bit: an answer must not depend on who else asks.
+
+class Elastic(Generic[Run]):
+    """An engine of its share of the cores and, once it was alone a few times, one of all cores for who is alone.
+
+    The second is made in the background, so that nobody waits for it, and is used only if it answers `probe` as the
+    first did, bit for bit: an answer must not depend on who else asks.
     """
 
     def __init__(
         self, mark: Mark, threads: int, cores: int, make: Callable[[int], Run], probe: Callable[[Run], bytes]
     ) -> None:
         """`make(threads)` is an engine; `threads` are those under load, `cores` those of a lone request."""
-        self._mark = mark
+        self._mark, self._cores, self._make, self._probe = mark, cores, make, probe
         self._narrow = make(threads)
         self._wide: Run | None = None
         self._making: threading.Thread | None = None
-        if cores > threads:
-            # Before the thread, which must not ask an engine that may be answering a request.
-            expected = probe(self._narrow)
-            self._making = threading.Thread(target=self._widen, args=(cores, make, probe, expected), name="fovea-wide")
-            self._making.start()
-
-    def _widen(self, cores: int, make: Callable[[int], Run], probe: Callable[[Run], bytes], expected: bytes) -> None:
-        wide = make(cores)
-        if probe(wide) == expected:
-            self._wide = wide
+        self._lone = 0
+        self._elastic = cores > threads
+        if self._elastic:
+            # Now: later it may be answering a request, while the other one is made.
+            self._expected = probe(self._narrow)
 
     @property
     def engine(self) -> Run:
         """The one for this moment."""
-        return self._wide if self._wide is not None and self._mark.alone else self._narrow
+        if not self._elastic or not self._mark.alone:
+            return self._narrow
+        if self._wide is not None:
+            return self._wide
+        self._lone += 1
+        if self._lone == LONE:
+            self._start()
+        return self._narrow
 
     def wait(self) -> bool:
-        """Wait until it is as fast as it will be; whether it has an engine of all cores."""
+        """Make it as fast as it will be; whether it has an engine of all cores."""
+        if self._elastic and self._making is None:
+            self._start()
+        self.close()
+        return self._wide is not None
+
+    def close(self) -> None:
+        """End what is being made."""
         if self._making is not None:
             self._making.join()
-        return self._wide is not None
+
+    def _start(self) -> None:
+        self._making = threading.Thread(target=self._widen, name="fovea-wide")
+        self._making.start()
+
+    def _widen(self) -> None:
+        wide = self._make(self._cores)
+        if self._probe(wide) == self._expected:
+            self._wide = wide
 
 
 def noise(shape: Sequence[int]) -> npt.NDArray[np.uint8]:

@@ -42,6 +42,8 @@ class Fused:
             return [self._answer(request) for request in requests]
 
     def finalize(self) -> None:
+        for _, step in self.steps:
+            step.close()
         self.mark.leave()
 
     def _answer(self, request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceResponse":

@@ -69,7 +69,7 @@ class TritonPythonModel:
         self.elastic = alone.Elastic(self.mark, share, share * instances, make, probe)
 
     def finalize(self) -> None:
-        self.elastic.wait()
+        self.elastic.close()
         self.mark.leave()
 
     def execute(self, requests: list["pb_utils.InferenceRequest"]) -> list["pb_utils.InferenceResponse"]:

@@ -76,7 +76,7 @@ class TritonPythonModel:
             return [self._answer(request) for request in requests]
 
     def finalize(self) -> None:
-        self.elastic.wait()
+        self.elastic.close()
         self.mark.leave()
 
     def _answer(self, request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceResponse":
