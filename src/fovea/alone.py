@@ -69,11 +69,11 @@ def claim() -> Mark:
 
 
 LONE = 2
-"""Lone requests after which the engine for them is made: the first may be the one that a starting server asks."""
+"""Lone requests in a row before one has all cores: under load too, there are moments when nobody else computes."""
 
 
 class Elastic(Generic[Run]):
-    """An engine of its share of the cores and, once it was alone a few times, one of all cores for who is alone.
+    """An engine of its share of the cores and, once it was alone a few times in a row, one of all cores.
 
     The second is made in the background, so that nobody waits for it, and is used only if it answers `probe` as the
     first did, bit for bit: an answer must not depend on who else asks.
@@ -96,14 +96,14 @@ class Elastic(Generic[Run]):
     @property
     def engine(self) -> Run:
         """The one for this moment."""
-        if not self._elastic or not self._mark.alone:
+        if not self._elastic:
             return self._narrow
-        if self._wide is not None:
-            return self._wide
-        self._lone += 1
-        if self._lone == LONE:
+        self._lone = self._lone + 1 if self._mark.alone else 0
+        if self._lone <= LONE:
+            return self._narrow
+        if self._making is None:
             self._start()
-        return self._narrow
+        return self._narrow if self._wide is None else self._wide
 
     def wait(self) -> bool:
         """Make it as fast as it will be; whether it has an engine of all cores."""
