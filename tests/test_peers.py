@@ -60,12 +60,12 @@ def pinned(path: Path) -> dict[str, str]:
     return {re.sub("[-_.]+", "-", name).lower(): number for name, number in lines}
 
 
-def stubs() -> list[psutil.Process]:
-    """Every living process of a stub: also the child that left its group."""
+def peers_of(workplace: Path) -> list[psutil.Process]:
+    """Every living process of a peer that was started there: also one that left its group."""
     found = []
     for one in psutil.process_iter():
         try:
-            if "PEER_FOLDER" in one.environ() and one.status() != psutil.STATUS_ZOMBIE:
+            if one.environ().get("PEER_WEIGHTS") == str(workplace / "weights") and one.status() != psutil.STATUS_ZOMBIE:
                 found.append(one)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             pass
@@ -170,7 +170,7 @@ def test_peers_that_fail_are_reported_and_the_others_measured(workplace: Path, m
     assert set(shown) == {"in process", "gRPC", "HTTP", "answers"}
     assert (shown["answers"].memory_mib or 0) > 20
     assert [goal.text for goal in verdict.goals(result)] == ["gRPC (fp32) ÷ best peer (fp32)"]
-    assert not stubs()
+    assert not peers_of(workplace)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
@@ -198,17 +198,17 @@ sys.exit(__main__.main())
     )
     unfinished = workplace / "benchmarks/results/peers/fundus.unfinished.json"
     wait_until(lambda: unfinished.exists() and len(json.loads(unfinished.read_text())["runs"]) > 3)
-    assert stubs()
+    assert peers_of(workplace)
     started.send_signal(number)
     _, said = started.communicate(timeout=60)
     if number == signal.SIGINT:
         assert started.returncode == 130
         assert b"Stopped" in said
         assert b"Traceback" not in said
-        assert not stubs()
+        assert not peers_of(workplace)
     # Killed, it can do nothing more itself; what has left the peer's group then stays, and only that.
-    wait_until(lambda: {one.name() for one in stubs()} <= {"sleep"})
-    for one in stubs():
+    wait_until(lambda: {one.name() for one in peers_of(workplace)} <= {"sleep"})
+    for one in peers_of(workplace):
         one.kill()
 
 
@@ -283,4 +283,4 @@ def test_fastapi_is_installed_and_measured(tmp_path: Path, monkeypatch: pytest.M
     assert {(line.contender, line.concurrency) for line in verdict.lines(result)} == {
         (way, concurrency) for way in ways for concurrency in (1, 4)
     }
-    assert not stubs()
+    assert not peers_of(tmp_path)

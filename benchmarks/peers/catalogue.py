@@ -16,7 +16,8 @@ class Peer:
     Attributes:
         environment: names its requirements file, and the folder of its virtual environment, which several may share.
         packages: whose versions stand beside its figures.
-        arguments: of its environment's python. {port}, {other} and {third} are free ports, {cores} is a number.
+        arguments: of its environment's python. {ports[0]} is where it is asked, {ports[1]} to {ports[5]} are free ones,
+            {cores} is how many cores there are, {folder} is a folder of its own.
         variables: set for it, filled in likewise.
         speaks: "http": picture as the body, all outputs as raw bytes; "v2": the V2 protocol over gRPC, the same bytes
             as one tensor; "json": label and masks, of the networks in their own framework.
@@ -46,7 +47,7 @@ class Peer:
 
 
 def _uvicorn(processes: str) -> tuple[str, ...]:
-    options = ("--host", "127.0.0.1", "--port", "{port}", "--workers", processes)
+    options = ("--host", "127.0.0.1", "--port", "{ports[0]}", "--workers", processes)
     return ("-m", "uvicorn", f"{APPS}.fastapi_app:app", *options, "--no-access-log", "--log-level", "warning")
 
 
@@ -60,7 +61,7 @@ PEERS = (
         "BentoML",
         "bentoml",
         ("bentoml",),
-        ("-m", "bentoml", "serve", f"{APPS}.bentoml_app:Answering", "--host", "127.0.0.1", "--port", "{port}"),
+        ("-m", "bentoml", "serve", f"{APPS}.bentoml_app:Answering", "--host", "127.0.0.1", "--port", "{ports[0]}"),
         {"BENTOML_DO_NOT_TRACK": "True"},
     ),
     Peer(
@@ -70,9 +71,9 @@ PEERS = (
         ("-c", "from mlserver.cli import main; main()", "start", "."),
         {
             "MLSERVER_HOST": "127.0.0.1",
-            "MLSERVER_GRPC_PORT": "{port}",
-            "MLSERVER_HTTP_PORT": "{other}",
-            "MLSERVER_METRICS_PORT": "{third}",
+            "MLSERVER_GRPC_PORT": "{ports[0]}",
+            "MLSERVER_HTTP_PORT": "{ports[1]}",
+            "MLSERVER_METRICS_PORT": "{ports[2]}",
             "MLSERVER_PARALLEL_WORKERS": "{cores}",
             "MLSERVER_DEBUG": "false",
             "MLSERVER_MODEL_NAME": "task",
@@ -88,6 +89,20 @@ PEERS = (
         {
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_HAPROXY_NBTHREAD": "{cores}",
+            "RAY_SERVE_HAPROXY_STATS_PORT": "{ports[1]}",
+            "RAY_SERVE_HAPROXY_METRICS_PORT": "{ports[2]}",
+            "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "{folder}/metrics.sock",
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "{folder}/haproxy.cfg",
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": "{folder}/haproxy.sock",
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "{folder}/haproxy",
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "{folder}/haproxy/state",
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": "{ports[3]}",
+            "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": "{ports[4]}",
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": "{ports[5]}",  # of the replicas, up from it
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": "65535",
             # It stands still while others are measured, and must not take itself for dead afterwards.
             "RAY_health_check_failure_threshold": "1000000",
             "RAY_health_check_timeout_ms": HOURS_MS,

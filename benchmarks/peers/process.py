@@ -52,10 +52,9 @@ class Running:
     def start(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="fovea-"))
         filled = {
-            "port": self.port,
-            "other": launch.free_port(),
-            "third": launch.free_port(),
+            "ports": [self.port, *(launch.free_port() for _ in range(5))],
             "cores": self.cores,
+            "folder": self._folder,
         }
         command = [str(self.python), *(argument.format(**filled) for argument in self.peer.arguments)]
         own = {name: value.format(**filled) for name, value in self.peer.variables.items()}

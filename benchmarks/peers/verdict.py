@@ -66,7 +66,7 @@ def ratio(one: dict[int, float], other: dict[int, float]) -> Interval:
 
 def served(result: Result) -> str:
     """The precision that is served: "served", or "fp32" where that is the same."""
-    return str(result["runs"][0]["precision"])
+    return "served" if any(run["precision"] == "served" for run in result["runs"]) else "fp32"
 
 
 def lines(result: Result) -> list[Line]:

@@ -19,6 +19,7 @@ from fovea.spec import Task
 
 CONCURRENCIES = [1, 2, 4, 8]
 WARM_UP = 8
+CPUS = ("cpu", "openvino")
 NAMES = sorted({peer.environment for peer in catalogue.PEERS})
 
 
@@ -38,6 +39,10 @@ async def measure(task: Task, options: argparse.Namespace) -> Path:
         raise UsageError("--rounds, --requests and --concurrency must be at least 1.")
     peers = [peer for peer in catalogue.PEERS if peer.environment in options.only]
     async with target.opened(task, options) as found, AsyncExitStack() as stack:
+        if found.hardware not in CPUS:
+            raise UsageError(
+                f"The peers have engines for CPUs, and {found.hardware} would be served: say --hardware cpu."
+            )
         variants = await fleet.variants(found, stack)
         contenders = [contender for variant in variants for contender in fleet.ours(found, variant, stack)]
         settings = found.settings() | {
