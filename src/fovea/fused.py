@@ -25,7 +25,7 @@ class Fused:
         task = task_named(settings["task"])
         self.image = task.image
         self.mark = alone.claim()
-        cores = sum(group["count"] for group in config["instance_group"]) if settings["hardware"] != "gpu" else 1
+        cores = int(settings["cores"])
         folder = Path(args["model_repository"]) / args["model_version"]
         hardware, shapes = settings["hardware"], {task.source(each): task.input_shape(each) for each in task.networks}
         try:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -73,7 +73,11 @@ def connect(url: str) -> Transport:
 
 
 class Grpc:
-    """V2 over gRPC, in tritonclient's messages: its own client builds them anew for every call, for 0.4 ms."""
+    """V2 over gRPC, in tritonclient's messages.
+
+    Its own client builds them anew for every call, and gRPC's asyncio does more for a call than gRPC's threads: without
+    both a call costs this process 1.2 ms where it took 1.9.
+    """
 
     def __init__(self, url: str, address: str) -> None:
         self.url = url
@@ -81,15 +85,16 @@ class Grpc:
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ]
-        self.channel = grpc.aio.insecure_channel(address, options=limits)
+        self.channel = grpc.insecure_channel(address, options=limits)
         self.server = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
         self._requests: dict[tuple[str, ...], pb.ModelInferRequest] = {}
 
     async def describe(self, model: str) -> Description:
         with _failures(self.url, model):
-            metadata = await self.server.ModelMetadata(pb.ModelMetadataRequest(name=model))
+            metadata = await _ended(self.server.ModelMetadata.future(pb.ModelMetadataRequest(name=model)))
             version = metadata.versions[-1]
-            config = (await self.server.ModelConfig(pb.ModelConfigRequest(name=model, version=version))).config
+            asked = pb.ModelConfigRequest(name=model, version=version)
+            config = (await _ended(self.server.ModelConfig.future(asked))).config
             found = {o.name: (o.datatype, tuple(o.shape)[1:]) for o in metadata.outputs}
             return _described(version, found, {name: value.string_value for name, value in config.parameters.items()})
 
@@ -99,7 +104,7 @@ class Grpc:
         # A BYTES tensor is, for each element, its length in four bytes and the element.
         request.raw_input_contents.append(len(encoded).to_bytes(4, "little") + encoded)
         with _failures(self.url, model):
-            answer = await self.server.ModelInfer(request)
+            answer = await _ended(self.server.ModelInfer.future(request))
             found = {
                 output.name: np.frombuffer(raw, triton_to_np_dtype(output.datatype)).reshape(output.shape)
                 for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
@@ -118,7 +123,29 @@ class Grpc:
         return self._requests[key]
 
     async def close(self) -> None:
-        await self.channel.close()
+        self.channel.close()
+
+
+async def _ended(call: Any) -> Any:
+    """The answer to a call that gRPC's threads carry out; the call is cancelled with whoever waits for it."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    def told(_call: Any) -> None:
+        with suppress(RuntimeError):  # the loop has ended before the call
+            loop.call_soon_threadsafe(wake)
+
+    call.add_done_callback(told)
+    try:
+        await ended
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+    return call.result()
 
 
 class Http:
@@ -173,8 +200,10 @@ def _failures(url: str, model: str) -> Iterator[None]:
         yield
     except (FoveaError, asyncio.CancelledError):
         raise
-    except grpc.aio.AioRpcError as error:
+    except grpc.RpcError as error:
         raise translate(url, model, str(error.code()), error.details() or "") from None
+    except grpc.FutureCancelledError:
+        raise unreachable(url, "the connection was closed") from None
     except InferenceServerException as error:
         raise translate(url, model, error.status() or "", error.message() or "") from None
     except (aiohttp.ClientConnectionError, ConnectionError) as error:
