@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from benchmarks.open_loop import requests_of
 from benchmarks.peers import verdict
 from benchmarks.results import Result, samples
 from benchmarks.scenarios import sweep, tune
@@ -173,11 +174,8 @@ def server(results: Sequence[Result]) -> Figure:
         for name in dict.fromkeys(run["contender"] for run in result["runs"]):
             points = []
             for run in (run for run in result["runs"] if run["contender"] == name):
-                waited = [
-                    1e3 * (end - scheduled)
-                    for scheduled, end, outcome in zip(run["scheduled_s"], run["ended_s"], run["outcome"], strict=True)
-                    if outcome == "answered"
-                ][run["warm_up"] :]
+                counted = requests_of(run)[run["warm_up"] :]
+                waited = [request.latency_ms for request in counted if request.outcome == "answered"]
                 points.append((run["rate_per_s"], percentile(waited, 99)))
             known = sorted((rate, p99) for rate, p99 in points if p99 is not None)
             rates, p99s = [rate for rate, _ in known], [p99 for _, p99 in known]

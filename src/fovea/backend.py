@@ -43,8 +43,8 @@ class Preprocess:
 
     def _answer(self, request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceResponse":
         encoded = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()[:, 0]
-        pictures = np.empty((len(encoded), self.image.side, self.image.side, 3), np.uint8)
-        frames = np.empty((len(encoded), 4), np.int32)
+        pictures: list[pixels.Picture] = []
+        frames: list[pixels.Frame] = []
         # A lone request with several pictures has all cores, as it has in the networks.
         seen = self.pool.map(self._seen, encoded) if len(encoded) > 1 and self.mark.alone else map(self._seen, encoded)
         for row, found in enumerate(seen):
@@ -52,8 +52,11 @@ class Preprocess:
                 place = f"Image {row + 1} of {len(encoded)}: " if len(encoded) > 1 else ""
                 refusal = pb_utils.TritonError(f"UnreadableImage: {place}{found}", pb_utils.TritonError.INVALID_ARG)
                 return pb_utils.InferenceResponse(error=refusal)
-            pictures[row], frames[row] = found
-        return pb_utils.InferenceResponse([pb_utils.Tensor("pixels", pictures), pb_utils.Tensor("frame", frames)])
+            pictures.append(found[0])
+            frames.append(found[1])
+        stacked = np.stack(pictures) if len(pictures) > 1 else pictures[0][None]
+        tensors = [pb_utils.Tensor("pixels", stacked), pb_utils.Tensor("frame", np.array(frames, np.int32))]
+        return pb_utils.InferenceResponse(tensors)
 
     def _seen(self, encoded: bytes) -> tuple[pixels.Picture, pixels.Frame] | UnreadableImage:
         try:
