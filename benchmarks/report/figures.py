@@ -59,7 +59,8 @@ def latency(results: Sequence[Result]) -> Figure:
         for (name, concurrency), runs in sorted(grouped.items(), key=lambda item: item[0][1]):
             style, label = STYLES.get(concurrency, "-"), f"{name} × {concurrency}"
             axis.ecdf(samples(runs), color=COLOURS.get(name), linestyle=style, label=label)
-        axis.set(title=result["task"], xlabel="latency [ms]", ylabel="share of requests", xlim=(0, None))
+        most = 1.1 * float(np.percentile(samples(result["runs"]), 99.5))  # a single pause would squeeze all the rest
+        axis.set(title=result["task"], xlabel="latency [ms]", ylabel="share of requests", xlim=(0, most))
         axis.grid(alpha=0.3)
     axes[-1].legend(fontsize="x-small", loc="lower right")
     return figure
