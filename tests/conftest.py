@@ -100,9 +100,9 @@ def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`test_precision.py` runs last, in a process that has nothing else to do.
+    """`test_segmenter.py` runs first and `test_precision.py` last.
 
-    Once OpenVINO has measured every precision in a process, a Ctrl-C in a PyTorch training of the same process (which
+    Once OpenVINO has computed on several threads in a process, a Ctrl-C in a PyTorch training of the same process (which
     only tests have) ends it with a segmentation fault in native code; the other way round all is well.
     """
-    items.sort(key=lambda item: item.path.name == "test_precision.py")
+    items.sort(key=lambda item: (item.path.name != "test_segmenter.py", item.path.name == "test_precision.py"))
