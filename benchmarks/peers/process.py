@@ -24,6 +24,8 @@ from fovea.repository import Hardware
 from fovea.spec import Task
 
 START_TIMEOUT_S = 180
+SETTLED_S = 3
+"""So long no process may come or go: Ray answers before its load balancer has been told of the replicas."""
 SAME_AS_OURS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 """What our server is started with, its peers are given too. Not the Flask way, which knows of none of it."""
 PACKAGES = os.pathsep.join(str(Path(package.__path__[0]).absolute().parent) for package in (fovea, benchmarks))
@@ -88,7 +90,7 @@ class Running:
         }
 
     async def ready(self, ask: Callable[[], Awaitable[object]], timeout_s: float = START_TIMEOUT_S) -> None:
-        """Wait until it has loaded all its pipelines and `ask` is answered.
+        """Wait until it has loaded all its pipelines, `ask` is answered, and its processes stay the same.
 
         Raises:
             PeerFailed: it ended before, or the time passed.
@@ -96,15 +98,19 @@ class Running:
         assert self._process is not None
         deadline, last = time.monotonic() + timeout_s, "it loaded no network"
         expected = 1 if self.peer.own_networks else self.cores
+        alive, since = self.processes(), time.monotonic()
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise PeerFailed(f"It ended at its start: {self.reason()}")
             if len(list(self._folder.glob("loaded.*"))) >= expected:
                 try:
                     await ask()
-                    return
                 except RequestError as error:  # it does not listen yet, or not to this model
-                    last = str(error)
+                    alive, last = [], str(error)
+                if alive != (now := self.processes()):
+                    alive, since = now, time.monotonic()
+                elif time.monotonic() - since > SETTLED_S:
+                    return
             await asyncio.sleep(0.1)
         raise PeerFailed(f"It was not ready after {timeout_s:.0f} s ({last}); its last message: {self.reason()}")
 
