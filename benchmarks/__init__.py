@@ -1,1 +1,1 @@
-"""Measured latency and throughput: `python -m benchmarks [TASK…]`."""
+"""Measured latency and throughput: `python -m benchmarks SCENARIO [TASK…]`, `python -m benchmarks compare A B`."""

@@ -31,16 +31,19 @@ def digest(arrays: Mapping[str, "np.ndarray[Any, Any]"]) -> str:
 
 
 class InProcess:
-    """The limit: the same preprocessing and graphs in this process, one worker thread a core, one engine each."""
+    """The limit: the same preprocessing and graphs in this process, a thread a core, all cores for a lone request."""
 
     def __init__(self, task: Task, repository: Path, hardware: Hardware) -> None:
         self.task, self.repository, self.hardware = task, repository, hardware
         self.cores = len(os.sched_getaffinity(0))
         self._local = threading.local()
+        self._marks = bytearray(self.cores)
+        self._loading = threading.Lock()
         self._pool = ThreadPoolExecutor(self.cores, initializer=self._load)
 
     def _load(self) -> None:
-        self._local.pipeline = Pipeline(self.task, self.repository, self.hardware)
+        with self._loading:
+            self._local.pipeline = Pipeline(self.task, self.repository, self.hardware, self._marks, self.cores)
 
     def _answer(self, encoded: bytes) -> dict[str, "np.ndarray[Any, Any]"]:
         tensors = self._local.pipeline.answer([encoded])
@@ -61,9 +64,9 @@ class InProcess:
 class Served:
     """The ensemble, through the project's own client."""
 
-    def __init__(self, task: Task, url: str) -> None:
+    def __init__(self, task: Task, url: str, timeout_s: float = 60) -> None:
         self.task = task
-        self._client = AsyncClient(url, timeout_s=60)
+        self._client = AsyncClient(url, timeout_s)
 
     async def ask(self, encoded: bytes) -> str:
         return digest(as_arrays(await self._client.ask(self.task, encoded)))

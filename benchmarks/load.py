@@ -2,10 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
-from benchmarks.contenders import Ask
 from fovea.errors import FoveaError
+
+Given = TypeVar("Given")
+Digest = TypeVar("Digest")
 
 
 class WrongAnswer(FoveaError):
@@ -13,7 +16,11 @@ class WrongAnswer(FoveaError):
 
 
 async def closed_loop(
-    ask: Ask, pictures: Sequence[bytes], expected: Sequence[str], concurrency: int, count: int
+    ask: Callable[[Given], Awaitable[Digest]],
+    pictures: Sequence[Given],
+    expected: Sequence[Digest],
+    concurrency: int,
+    count: int,
 ) -> tuple[float, list[float]]:
     """Send `count` requests, `concurrency` at a time, cycling through the pictures.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from benchmarks import progress
 from fovea.errors import FoveaError, UsageError
 
 SCHEMA = 2
@@ -57,6 +58,7 @@ class Record:
         self.result["stopped"] = str(error) if isinstance(error, FoveaError) else type(error).__name__
         if self.result["runs"]:
             self._write()
+            progress.MESSAGES.print(f"What was measured until then is kept in {self.unfinished}.", markup=False)
         else:
             self.unfinished.unlink(missing_ok=True)
 

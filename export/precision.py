@@ -142,13 +142,15 @@ def climb(
     if wanted in ("fp16", "auto"):
         candidates.append(Candidate("fp16", quantise.fp16(model)))
     compared: list[Row] = []
+    chosen: dict[str, Candidate] = {}
     if wanted in ("int8", "auto"):
         pictures = calibration[: max(1, CALIBRATED // (calibration.shape[1] * calibration.shape[2]))]
-        best, compared = _int8(bench, model, reference, pictures, tell)
+        best, around_zero, compared = _int8(bench, model, reference, pictures, tell)
         candidates.append(best)
+        if compared[-1].holds:
+            chosen[quantise.AROUND_ZERO] = around_zero
     rows: list[Row] = []
     choices: dict[Hardware, Choice] = {}
-    chosen: dict[str, Candidate] = {}
     for hardware in engines.available():
         tell(f"latency and {bench.metric} on {hardware}")
         own = candidates[:1] if hardware in only_fp32 else list(candidates)
@@ -207,8 +209,11 @@ def _int8(
     reference: Answers,
     pictures: Stack,
     tell: Callable[[str], None],
-) -> tuple[Candidate, list[Row]]:
-    """The int8 candidate that keeps most, and a row for each that was compared with it."""
+) -> tuple[Candidate, Candidate, list[Row]]:
+    """The int8 candidate that keeps most, the same around zero for TensorRT, and rows; the last is TensorRT's.
+
+    ONNX Runtime judges both: the arithmetic of QDQ is in the graph.
+    """
     made: list[tuple[Row, Candidate]] = []
 
     def judge(candidate: Candidate) -> Row:
@@ -217,7 +222,7 @@ def _int8(
         made.append((row, candidate))
         return row
 
-    found = {}
+    found, layers = {}, list[str]()
     for calibration in quantise.CALIBRATIONS:
         tell(f"int8, calibrating by {calibration} on {len(pictures)} pictures")
         found[calibration] = quantise.ranges(model, bench.network.reads, pictures, calibration)
@@ -232,7 +237,14 @@ def _int8(
             if judge(Candidate("int8", kept, calibration=method, in_float=count)).holds:
                 break
         best, candidate = max(made, key=lambda pair: (pair[0].holds, pair[0].share))
-    return candidate, [row for row, other in made if other is not candidate]
+    compared = [row for row, other in made if other is not candidate]
+    tell("int8 around zero, for TensorRT")
+    method = next(name for name in quantise.CALIBRATIONS if name == candidate.calibration)
+    graph = quantise.int8(model, method, found[method], in_float=layers[: candidate.in_float], symmetric=True)
+    around_zero = replace(candidate, model=graph, calibration=f"{method} around zero")
+    row = judge(around_zero)
+    verdict = f"for TensorRT: {quantise.AROUND_ZERO}" if row.holds else _verdict(row, best)
+    return candidate, around_zero, [*compared, replace(row, verdict=verdict)]
 
 
 def _engine(bench: Bench, hardware: Hardware, candidate: Candidate) -> engines.Engine:

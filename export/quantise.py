@@ -35,6 +35,8 @@ CALIBRATIONS: dict[Calibration, tuple[CalibrationMethod, dict[str, float | int]]
 OPERATORS = ("Conv", "ConvTranspose", "MaxPool", "Concat")
 """The matrix product of the head stays float: it is small, and the heat map is computed from its kernel."""
 WEIGHTED = ("Conv", "ConvTranspose")
+AROUND_ZERO = "model.int8.trt.onnx"
+"""The int8 graph that TensorRT takes: activations too are int8 around zero, and biases float."""
 
 
 class _Pictures(CalibrationDataReader):  # type: ignore[misc]

@@ -23,7 +23,7 @@ from fovea.errors import ExportError, ParityError
 from fovea.spec import Network, Task
 
 Precision = Literal["fp32", "fp16", "int8"]
-FILES: dict[Precision, str] = {"fp32": plan.GRAPH, "fp16": "model.fp16.onnx", "int8": "model.int8.trt.onnx"}
+FILES: dict[Precision, str] = {"fp32": plan.GRAPH, "fp16": "model.fp16.onnx", "int8": quantise.AROUND_ZERO}
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -60,9 +60,8 @@ def source(task: Task, network: Network, repository: Path, precision: Precision)
         files.append(chosen)
     elif precision == "int8":
         raise ExportError(
-            f"{chosen} is missing, and cannot be made from the repository alone: TensorRT's int8 is quantised around "
-            "zero with ranges from training pictures, which the other int8 graphs are not. Put such a graph there "
-            "(export.quantise.int8 with symmetric=True makes it), or take --precision fp16."
+            f"{chosen} is missing: python -m export {task.name} --precision auto writes it where int8 around zero, as "
+            "TensorRT takes it, keeps what it must; the card's table of precisions says so. Or take --precision fp16."
         )
     models = [_load(file) for file in files]
     model = models[-1]

@@ -26,7 +26,7 @@ def network(folder: Path, name: str, **latencies: float) -> Path:
 
 @pytest.fixture(autouse=True)
 def processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_flags", lambda: {"avx2", "avx512_bf16"})
+    monkeypatch.setattr(hardware, "flags", lambda: {"avx2", "avx512_bf16"})
 
 
 @NO_GPU
@@ -57,7 +57,7 @@ def test_what_was_never_measured_is_served_by_onnx_runtime(tmp_path: Path) -> No
 
 @NO_GPU
 def test_a_processor_without_bf16_is_not_asked_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_flags", lambda: {"avx2"})
+    monkeypatch.setattr(hardware, "flags", lambda: {"avx2"})
     chosen, why = hardware.choose([network(tmp_path, "a", cpu=9, openvino=3)])
     assert chosen == "cpu"
     assert "this processor has no bf16" in why

@@ -143,15 +143,20 @@ def test_all_unknown_fields_are_named_at_once(repository: Path) -> None:
 
 def test_a_later_triton_reads_more(repository: Path) -> None:
     add(GRAPH, segment(ir_version=11, opset=23))(repository)
-    more("encode/config.pbtxt", QUEUE)(repository)
+    more("segment/config.pbtxt", QUEUE)(repository)
     swap(WHOLE, "ensemble_scheduling {", "ensemble_scheduling { max_inflight_requests: 4")(repository)
     rules = {version: {f.rule for f in findings(repository, version)} for version in ("2.51", "2.60", "2.63", "2.66.0")}
     assert rules == {
-        "2.51": {"ir-too-new", "opset-too-new", "field-too-new", "queue-limit"},
-        "2.60": {"field-too-new", "queue-limit"},
-        "2.63": {"queue-limit"},
-        "2.66.0": set(),
+        "2.51": {"ir-too-new", "opset-too-new", "field-too-new", "queue-limit", "cpu-batching"},
+        "2.60": {"field-too-new", "queue-limit", "cpu-batching"},
+        "2.63": {"queue-limit", "cpu-batching"},
+        "2.66.0": {"cpu-batching"},
     }
+
+
+def test_the_step_that_all_requests_enter_by_may_limit_its_queue(repository: Path) -> None:
+    more("encode/config.pbtxt", QUEUE)(repository)
+    assert findings(repository, "2.51") == []
 
 
 def test_every_release_has_an_onnx_runtime_that_is_known() -> None:

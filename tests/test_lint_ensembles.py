@@ -181,10 +181,11 @@ FAULTS = {
         "output[0]",
     ),
     "a queue with an end": fault(
-        more("encode/config.pbtxt", QUEUE),
+        more("segment/config.pbtxt", QUEUE),
         "queue-limit",
-        "encode/config.pbtxt",
+        "segment/config.pbtxt",
         "dynamic_batching.default_queue_policy.max_queue_size",
+        "cpu-batching",
     ),
     "more threads than cores": fault(
         swap(CONFIG, 'string_value: "1"', 'string_value: "2"'),

@@ -65,7 +65,7 @@ class Triton:
         }
         command = [str(launch.triton_folder() / "bin" / "tritonserver"), *(f"--{k}={v}" for k, v in flags.items())]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=launch.environment())
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=launch.environment(self.folder))
         until(lambda: not self.alive() or self.listens())
 
     def stop(self) -> None:

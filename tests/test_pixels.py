@@ -228,3 +228,25 @@ def test_the_brightness_percentile_is_numpys(photographs: list[bytes]) -> None:
         brightness, bright = pixels._brightness(picture)
         assert np.array_equal(brightness, cv2.medianBlur(picture.max(axis=2), 5))
         assert bright == pytest.approx(float(np.percentile(brightness, 99)), abs=1e-9)
+
+
+def test_the_largest_component_by_outlines_is_the_one_by_labels() -> None:
+    noise = np.random.default_rng(0)
+    compared = 0
+    for _ in range(400):
+        height, width = (int(side) for side in noise.integers(5, 80, 2))
+        field = cv2.GaussianBlur(noise.random((height, width)).astype(np.float32), (0, 0), noise.integers(1, 9) / 2)
+        lit = (field > np.quantile(field, 0.98 * noise.random())).astype(np.uint8)
+        _, _, stats, _ = cv2.connectedComponentsWithStats(lit, connectivity=8)
+        areas = stats[1:, 4].tolist()
+        if areas.count(max(areas)) == 1:
+            assert pixels._largest(lit) == tuple(stats[1 + int(np.argmax(areas)), :4])
+            compared += 1
+    assert compared > 300
+
+
+def test_a_large_component_inside_a_thin_ring_is_the_largest() -> None:
+    lit = np.zeros((60, 60), np.uint8)
+    cv2.rectangle(lit, (1, 1), (58, 58), 1, 1)
+    cv2.rectangle(lit, (10, 12), (49, 47), 1, -1)
+    assert pixels._largest(lit) == (10, 12, 40, 36)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from benchmarks import report, results
+from benchmarks import results
+from benchmarks.report import readme
 from fovea.server import Server
 from fovea.tasks import TASKS
 from training import figures
@@ -111,8 +112,9 @@ def test_training_commands_lead_from_phantoms_to_a_repository_that_serves(tmp_pa
 
 def test_the_benchmark_table_is_made_from_the_committed_samples() -> None:
     found = results.load(results.FOLDER, "multi")
-    shown = README.partition(report.BEGIN)[2].partition(report.END)[0].strip()
-    assert shown == report.markdown(found)
+    peers = results.load(results.FOLDER, "peers")
+    shown = README.partition(readme.BEGIN)[2].partition(readme.END)[0].strip()
+    assert shown == readme.markdown(found, peers)
 
 
 def test_the_table_of_figures_is_made_from_the_committed_results() -> None:

@@ -72,7 +72,7 @@ class Running:
             )
 
     def _environment(self) -> dict[str, str]:
-        ours = launch.environment()
+        ours = launch.environment(self._folder)
         return {
             **{name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONHOME")},
             **({} if self.peer.own_networks else {name: ours[name] for name in SAME_AS_OURS}),

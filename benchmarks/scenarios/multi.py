@@ -5,20 +5,19 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from benchmarks import perf_analyzer, progress, target
-from benchmarks.contenders import Ask, Served
+from benchmarks import perf_analyzer, progress, target, triton
+from benchmarks.contenders import Ask
 from benchmarks.load import closed_loop
 from benchmarks.results import Record, Result, samples
 from benchmarks.statistics import median_interval, percentile
 from benchmarks.target import Target
 from fovea.errors import FoveaError, UsageError
-from fovea.repository import fused_name
 from fovea.spec import Task
 
 CONCURRENCIES = [1, 2, 4]
@@ -41,13 +40,7 @@ async def measure(task: Task, options: argparse.Namespace) -> Path:
     if min(options.rounds, options.requests, *options.concurrency) < 1:
         raise UsageError("--rounds, --requests and --concurrency must be at least 1.")
     async with target.opened(task, options) as found, AsyncExitStack() as stack:
-        contenders: dict[str, Ask] = {"in process": found.limit.ask}
-        contenders["gRPC"] = (await stack.enter_async_context(Served(task, found.grpc_url))).ask
-        if found.http_url:
-            contenders["HTTP"] = (await stack.enter_async_context(Served(task, found.http_url))).ask
-        if found.fused:
-            one_hop = Served(replace(task, name=fused_name(task)), found.grpc_url)
-            contenders["gRPC, fused"] = (await stack.enter_async_context(one_hop)).ask
+        contenders = await found.ways(stack)
         settings = found.settings() | {
             "warm_up_requests": WARM_UP,
             "requests_per_round": options.requests,
@@ -70,9 +63,10 @@ async def _rounds(found: Target, contenders: dict[str, Ask], options: argparse.N
                     bar.now(f"{found.task.name}: {name} × {concurrency}")
                     ask = contenders[name]
                     await closed_loop(ask, found.pictures, found.expected, concurrency, WARM_UP)
-                    seconds, latencies = await closed_loop(
-                        ask, found.pictures, found.expected, concurrency, options.requests
-                    )
+                    async with triton.counting(found.grpc_url, found.models(name)) as server:
+                        seconds, latencies = await closed_loop(
+                            ask, found.pictures, found.expected, concurrency, options.requests
+                        )
                     record.add(
                         {
                             "contender": name,
@@ -80,6 +74,7 @@ async def _rounds(found: Target, contenders: dict[str, Ask], options: argparse.N
                             "round": turn,
                             "seconds": round(seconds, 6),
                             "latencies_ms": [round(x, 3) for x in latencies],
+                            "server": server,
                         }
                     )
                     bar.advance()
@@ -150,6 +145,48 @@ def cells(line: Line) -> tuple[str, ...]:
     return line.task, str(line.concurrency), line.contender, rate, interval, f"{line.ratio:.2f}", p50, p95, p99, str(
         line.samples
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Best:
+    """One contender at the concurrency where it answers most; `ratio` compares with the best of the limit.
+
+    `alone_ms` is its median latency with one request in flight, `p99_ms` that at its best concurrency.
+    """
+
+    task: str
+    contender: str
+    concurrency: int
+    images_per_s: float
+    interval: tuple[float, float]
+    ratio: tuple[float, float, float]
+    alone_ms: float | None
+    p99_ms: float | None
+
+
+def best(result: Result) -> list[Best]:
+    """In the order of the contenders."""
+    every = lines(result)
+    names = list(dict.fromkeys(line.contender for line in every))
+    tops = {name: max((x for x in every if x.contender == name), key=lambda x: x.images_per_s) for name in names}
+    alone = {x.contender: x.percentiles_ms[50] for x in every if x.concurrency == 1}
+    limit = _by_round(result, LIMIT, tops[LIMIT].concurrency)
+    found = []
+    for name, top in tops.items():
+        own = _by_round(result, name, top.concurrency)
+        ratio = median_interval([own[turn] / limit[turn] for turn in own])
+        figures = (top.concurrency, top.images_per_s, top.interval, ratio, alone.get(name), top.percentiles_ms[99])
+        found.append(Best(result["task"], name, *figures))
+    return found
+
+
+def _by_round(result: Result, contender: str, concurrency: int) -> dict[int, float]:
+    """Images per second."""
+    return {
+        run["round"]: len(run["latencies_ms"]) / run["seconds"]
+        for run in result["runs"]
+        if (run["contender"], run["concurrency"]) == (contender, concurrency)
+    }
 
 
 def table(results: Sequence[Result]) -> Table:

@@ -94,7 +94,7 @@ RULES: dict[str, Rule] = {
     "tensor-unused": Rule("error", "every input and every mapped tensor is read"),
     "output-not-made": Rule("error", "every output of the ensemble is made"),
     "output-read-on": Rule("warning", "no output of the ensemble is also read by a step"),
-    "queue-limit": Rule("error", "no step limits its queue with `max_queue_size` before Triton 2.66"),
+    "queue-limit": Rule("error", "before Triton 2.66, only the step by which all requests enter has `max_queue_size`"),
     # This machine
     "threads": Rule("warning", "instances × intra-op threads are at most the cores"),
     "threads-unset": Rule("warning", "several ONNX instances on a CPU have `intra_op_thread_count`"),

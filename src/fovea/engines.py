@@ -1,4 +1,4 @@
-"""What runs graphs in this process, on one thread: the engines, set the same, that the repository is served with.
+"""What runs graphs in this process: the engines, set the same, that the repository is served with.
 
 Export judges precision with them; for benchmarks and tests they are the pipeline without a server.
 """
@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from fovea import pixels
+from fovea import alone, pixels
+from fovea.alone import Elastic, Mark
 from fovea.errors import ServerError
 from fovea.repository import Hardware, graph_path, hint
 from fovea.spec import FRAME, Task
@@ -27,7 +28,7 @@ def available() -> tuple[Hardware, ...]:
     return ("cpu", "openvino", "gpu") if cuda else ("cpu", "openvino")
 
 
-def engine(hardware: Hardware, graph: bytes, arithmetic: str, reads: str) -> Engine:
+def engine(hardware: Hardware, graph: bytes, arithmetic: str, reads: str, threads: int = 1) -> Engine:
     """A function from a batch, uint8 `[batch, height, width, channels]`, to every output by name.
 
     `arithmetic` is OpenVINO's for what is float in the graph, "f32" or "bf16"; the others have none.
@@ -36,25 +37,50 @@ def engine(hardware: Hardware, graph: bytes, arithmetic: str, reads: str) -> Eng
         ServerError: the engine cannot load the graph, or there is none for this hardware.
     """
     try:
-        return _openvino(graph, arithmetic, reads) if hardware == "openvino" else _onnxruntime(hardware, graph, reads)
+        if hardware == "openvino":
+            return _openvino(graph, arithmetic, reads, threads)
+        return _onnxruntime(hardware, graph, reads, threads)
     except Exception as error:  # both raise classes of their own per cause, none of them public
         raise ServerError(f"{hardware} cannot load the graph: {_reason(error)}") from None
 
 
-class Pipeline:
-    """A task without a server: fovea.pixels, then each network as `hardware` serves it, one thread."""
+def elastic(
+    mark: Mark, cores: int, hardware: Hardware, graph: bytes, arithmetic: str, reads: str, shape: Sequence[int]
+) -> Elastic[Engine]:
+    """An `engine` of one thread, and of `cores` for who is alone; `shape` is that of one row, without the batch."""
+    noise = alone.noise((1, *shape))
 
-    def __init__(self, task: Task, repository: Path, hardware: Hardware) -> None:
+    def probe(run: Engine) -> bytes:
+        return b"".join(array.tobytes() for array in run(noise).values())
+
+    return Elastic(mark, 1, cores, lambda threads: engine(hardware, graph, arithmetic, reads, threads), probe)
+
+
+class Pipeline:
+    """A task without a server: fovea.pixels, then each network as `hardware` serves it.
+
+    One thread; of several that share their marks, one that is alone takes `cores`, as the server's steps do.
+    """
+
+    def __init__(
+        self, task: Task, repository: Path, hardware: Hardware, marks: bytearray | None = None, cores: int = 1
+    ) -> None:
         self.task = task
+        self._mark = Mark(bytearray(1) if marks is None else marks)
         self._engines = [
-            engine(
+            elastic(
+                self._mark,
+                cores,
                 hardware,
                 graph_path(repository, network, hardware).read_bytes(),
                 hint(repository, network, hardware),
                 network.reads,
+                task.input_shape(network),
             )
             for network in task.networks
         ]
+        for network in self._engines:
+            network.wait()
 
     def answer(self, encoded: Sequence[bytes]) -> Arrays:
         """Every output of the task, with a row for each picture; the networks' own intermediate tensors besides.
@@ -62,14 +88,15 @@ class Pipeline:
         Raises:
             UnreadableImage: one of the pictures is none that can be trusted.
         """
-        seen = [pixels.preprocess(picture, self.task.image) for picture in encoded]
-        tensors: Arrays = {
-            "pixels": np.stack([picture for picture, _ in seen]),
-            FRAME.name: np.array([frame for _, frame in seen], np.int32),
-        }
-        for network, run in zip(self.task.networks, self._engines, strict=True):
-            tensors |= run(tensors[self.task.source(network)].astype(np.uint8, copy=False))
-        return tensors
+        with self._mark:
+            seen = [pixels.preprocess(picture, self.task.image) for picture in encoded]
+            tensors: Arrays = {
+                "pixels": np.stack([picture for picture, _ in seen]),
+                FRAME.name: np.array([frame for _, frame in seen], np.int32),
+            }
+            for network, own in zip(self.task.networks, self._engines, strict=True):
+                tensors |= own.engine(tensors[self.task.source(network)].astype(np.uint8, copy=False))
+            return tensors
 
 
 def _reason(error: Exception) -> str:
@@ -78,9 +105,10 @@ def _reason(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith(places))
 
 
-def _onnxruntime(hardware: Hardware, graph: bytes, reads: str) -> Engine:
+def _onnxruntime(hardware: Hardware, graph: bytes, reads: str, threads: int) -> Engine:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the other cores are another's by then
     options.log_severity_level = 3
     provider = "CUDAExecutionProvider" if hardware == "gpu" else "CPUExecutionProvider"
     session = ort.InferenceSession(graph, options, providers=[provider])
@@ -94,11 +122,11 @@ def _onnxruntime(hardware: Hardware, graph: bytes, reads: str) -> Engine:
     return run
 
 
-def _openvino(graph: bytes, arithmetic: str, reads: str) -> Engine:
+def _openvino(graph: bytes, arithmetic: str, reads: str, threads: int) -> Engine:
     core = openvino.Core()
     settings = {
         "INFERENCE_PRECISION_HINT": arithmetic,  # left alone, OpenVINO takes bf16 by itself where the CPU has it
-        "INFERENCE_NUM_THREADS": 1,
+        "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from fovea import engines, pixels
+from fovea import alone, engines, pixels
 from fovea.errors import FoveaError, UnreadableImage
 from fovea.spec import FRAME
 from fovea.tasks import task_named
@@ -24,17 +24,27 @@ class Fused:
         settings = {key: value["string_value"] for key, value in config["parameters"].items()}
         task = task_named(settings["task"])
         self.image = task.image
+        self.mark = alone.claim()
+        cores = int(settings["cores"])
         folder = Path(args["model_repository"]) / args["model_version"]
+        hardware, shapes = settings["hardware"], {task.source(each): task.input_shape(each) for each in task.networks}
         try:
             self.steps = [
-                (source, engines.engine(settings["hardware"], (folder / file).read_bytes(), arithmetic, reads))
+                (source, engines.elastic(self.mark, cores, hardware, graph, arithmetic, reads, shapes[source]))
                 for file, reads, source, arithmetic in json.loads(settings["graphs"])
+                for graph in [(folder / file).read_bytes()]
             ]
         except FoveaError as error:
             raise pb_utils.TritonModelException(f"{config['name']}: {error}") from None
 
     def execute(self, requests: list["pb_utils.InferenceRequest"]) -> list["pb_utils.InferenceResponse"]:
-        return [self._answer(request) for request in requests]
+        with self.mark:
+            return [self._answer(request) for request in requests]
+
+    def finalize(self) -> None:
+        for _, step in self.steps:
+            step.close()
+        self.mark.leave()
 
     def _answer(self, request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceResponse":
         encoded = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()[:, 0]
@@ -47,8 +57,8 @@ class Fused:
                 refusal = pb_utils.TritonError(f"UnreadableImage: {which}{error}", pb_utils.TritonError.INVALID_ARG)
                 return pb_utils.InferenceResponse(error=refusal)
             tensors: engines.Arrays = {"pixels": picture[None], FRAME.name: np.array([frame], np.int32)}
-            for source, run in self.steps:
-                tensors |= run(tensors[source].astype(np.uint8, copy=False))
+            for source, step in self.steps:
+                tensors |= step.engine(tensors[source].astype(np.uint8, copy=False))
             rows.append(tensors)
         names = request.requested_output_names()
         outputs = {name: rows[0][name] if len(rows) == 1 else np.concatenate([r[name] for r in rows]) for name in names}

@@ -28,7 +28,7 @@ def choose(networks: Sequence[Path]) -> tuple[Hardware, str]:
         return "cpu", "this machine has no NVIDIA GPU, and export has not measured OpenVINO (--precision auto does)"
     if other >= plain:
         return "cpu", f"this machine has no NVIDIA GPU, and OpenVINO was no faster ({_compared(other, plain)})"
-    if any(choices["openvino"].hint == "bf16" for choices in measured) and not BF16 & _flags():
+    if any(choices["openvino"].hint == "bf16" for choices in measured) and not BF16 & flags():
         return "cpu", "this processor has no bf16, which the networks' OpenVINO configs ask for"
     return "openvino", f"no NVIDIA GPU here, and OpenVINO was the faster ({_compared(other, plain)})"
 
@@ -58,6 +58,7 @@ def _compared(openvino: float, onnxruntime: float) -> str:
     return f"{openvino:.0f} ms against {onnxruntime:.0f} of ONNX Runtime for one picture through all networks at export"
 
 
-def _flags() -> set[str]:
+def flags() -> set[str]:
+    """Of the processor, as Linux names them."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return set(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), []))

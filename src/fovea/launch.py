@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fovea import alone
 from fovea.errors import ServerError
 from fovea.repository import ON_GPU, Hardware, fused_name, models
 from fovea.spec import Task
@@ -110,6 +111,7 @@ def prepare(
     shutil.copytree(triton / "backends" / "python", folder / "backends" / "python", ignore=no_bytecode)
     shutil.copy2(stub(triton), folder / "backends" / "python")
     shutil.copytree(BACKENDS, folder / "backends", ignore=no_bytecode, dirs_exist_ok=True)
+    (folder / "marks").write_bytes(bytes(alone.PLACES))
     if released:
         (folder / "repository").symlink_to(repository.resolve())
         return
@@ -146,7 +148,7 @@ def command(folder: Path, hardware: Hardware, ports: Ports, prefix: str, control
     return [str(binary), "--disable-auto-complete-config", *options, *(f"--load-model={name}" for name in controlled)]
 
 
-def environment() -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """The stub starts Python isolated and takes the packages of the environment whose python is first on PATH."""
     libraries = [
         triton_folder().parent.parent / "nvidia_pytriton.libs",
@@ -163,4 +165,5 @@ def environment() -> dict[str, str]:
         "MALLOC_MMAP_THRESHOLD_": str(64 * 2**20),
         "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
         "OPENBLAS_NUM_THREADS": "1",
+        alone.VARIABLE: str(folder / "marks"),
     }

@@ -38,6 +38,8 @@ WORKSPACE = 2**30
 """Bytes of scratch memory that TensorRT may use: what ONNX Runtime's provider takes by default, said for all routes."""
 ENGINE_CACHE = "/var/cache/fovea-tensorrt"
 """Where ONNX Runtime keeps its engines in the container: a folder it makes itself, or a volume mounted there."""
+WAITING = 32
+"""Requests that wait for each core at most; more are refused at once (`ServerBusy`). They wait a second or two."""
 CORES = 2
 """What the committed configs are fitted to; `python -m export <task> --cores N` fits them to another machine."""
 
@@ -113,8 +115,19 @@ def preprocess_config(task: Task, cores: int) -> pb.ModelConfig:
     config.output.add(name="pixels", data_type=pb.TYPE_UINT8, dims=[task.image.side, task.image.side, 3])
     config.output.add(name=FRAME.name, data_type=_kind(FRAME), dims=FRAME.shape)
     config.parameters["task"].string_value = task.name
-    config.instance_group.add(count=cores, kind=pb.ModelInstanceGroup.KIND_CPU)
+    _admit(config, cores, instances=cores)
     return config
+
+
+def _admit(config: pb.ModelConfig, cores: int, instances: int) -> None:
+    """For the model by which requests enter: its instances, and an end to the queue.
+
+    Without an end, a server that is asked for more than it can do answers nobody in time, and works off what nobody
+    waits for any more. Triton's limit is the dynamic batcher's, which is told not to batch: on a CPU that costs.
+    """
+    config.instance_group.add(count=instances, kind=pb.ModelInstanceGroup.KIND_CPU)
+    config.dynamic_batching.preferred_batch_size.append(1)
+    config.dynamic_batching.default_queue_policy.max_queue_size = WAITING * cores
 
 
 def network_config(task: Task, network: Network, hardware: Hardware, cores: int, choice: Choice) -> pb.ModelConfig:
@@ -174,10 +187,12 @@ def fused_config(
     config.ClearField("platform")
     config.ClearField("ensemble_scheduling")
     config.name, config.backend = fused_name(task), "python"
-    settings = {"task": task.name, "hardware": hardware, "graphs": json.dumps([astuple(part) for part in parts])}
+    graphs = json.dumps([astuple(part) for part in parts])
+    settings = {"task": task.name, "hardware": hardware, "graphs": graphs, "cores": str(cores)}
     for name, value in settings.items():
         config.parameters[name].string_value = value
-    config.instance_group.add(count=cores, kind=pb.ModelInstanceGroup.KIND_CPU)
+    # One more than cores: while one's answer leaves and its next picture comes, another computes.
+    _admit(config, cores, instances=cores + 1)
     return config
 
 

@@ -149,7 +149,7 @@ class Server:
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=launch.environment(),
+                    env=launch.environment(self._folder),
                     start_new_session=True,  # Ctrl-C reaches this process only, which then stops the server in order
                 )
             deadline = time.monotonic() + self.timeout_s

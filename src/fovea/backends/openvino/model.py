@@ -5,7 +5,7 @@ has it, and nobody would know. A CPU without bf16 is refused, not served in anot
 
 The graph is compiled for one picture (with a free batch axis OpenVINO is up to twice as slow), and the rows of a batch
 run one after another: on a CPU batching gains nothing, and a picture's answer does not depend on its neighbours.
-Depends on numpy and openvino only.
+A lone request gets the cores of all instances.
 """
 
 import json
@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+
+from fovea import alone
 
 # Importing openvino reports the import to Intel's analytics. A server of medical images reports nothing to anyone:
 # without this module, OpenVINO takes a stub.
@@ -27,7 +29,7 @@ HONOURED = {"INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS", "NUM_STREAMS"}
 
 
 class TritonPythonModel:
-    """One instance: one compiled graph with one request."""
+    """One instance: one compiled graph with one request, and another of all cores for a request that is alone."""
 
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
@@ -42,32 +44,58 @@ class TritonPythonModel:
         if args["model_instance_kind"] != "CPU":
             raise pb_utils.TritonModelException(f"{name}: this openvino backend serves on CPUs: say KIND_CPU.")
         path = Path(args["model_repository"]) / args["model_version"] / config["default_model_filename"]
+        share = int(parameters.get("INFERENCE_NUM_THREADS", 1))
+        cores = share * sum(group["count"] for group in config["instance_group"])
         compiled = _compiled(name, path, parameters)
-        self.request = compiled.create_infer_request()
         self.inputs = [port.get_any_name() for port in compiled.inputs]
         found = {alias for port in (*compiled.inputs, *compiled.outputs) for alias in port.get_names()}
+        outputs = [tensor["name"] for tensor in config["output"]]
         declared = {tensor["name"] for tensor in (*config["input"], *config["output"])}
         if not declared <= found:
             raise pb_utils.TritonModelException(
                 f"{name}: {path} has no {', '.join(sorted(declared - found))}; config.pbtxt and the graph do not "
                 "belong together: export both again."
             )
+        noise = {
+            port.get_any_name(): alone.noise(port.shape).astype(port.element_type.to_dtype())
+            for port in compiled.inputs
+        }
+
+        def make(threads: int) -> openvino.InferRequest:
+            wide = parameters | {"INFERENCE_NUM_THREADS": str(threads)}
+            return (compiled if threads == share else _compiled(name, path, wide)).create_infer_request()
+
+        def probe(request: openvino.InferRequest) -> bytes:
+            return b"".join(array.tobytes() for array in _run(request, noise, outputs))
+
+        self.mark = alone.claim()
+        self.elastic = alone.Elastic(self.mark, share, cores, make, probe)
 
     def execute(self, requests: list["pb_utils.InferenceRequest"]) -> list["pb_utils.InferenceResponse"]:
-        return [self._answer(request) for request in requests]
+        with self.mark:
+            return [self._answer(request) for request in requests]
+
+    def finalize(self) -> None:
+        self.elastic.close()
+        self.mark.leave()
 
     def _answer(self, request: "pb_utils.InferenceRequest") -> "pb_utils.InferenceResponse":
         names = request.requested_output_names()
         inputs = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
-        rows = [self._run(inputs, row, names) for row in range(len(inputs[self.inputs[0]]))]
+        engine = self.elastic.engine
+        rows = [
+            _run(engine, {name: batch[row : row + 1] for name, batch in inputs.items()}, names)
+            for row in range(len(inputs[self.inputs[0]]))
+        ]
         answers = rows[0] if len(rows) == 1 else [np.concatenate(parts) for parts in zip(*rows, strict=True)]
         return pb_utils.InferenceResponse([pb_utils.Tensor(n, a) for n, a in zip(names, answers, strict=True)])
 
-    def _run(self, inputs: dict[str, Array], row: int, names: list[str]) -> list[Array]:
-        # Inputs are copied in: shared, they would stay aliased to memory that Triton takes back. Outputs are copied
-        # out: the next row overwrites them.
-        self.request.infer({name: batch[row : row + 1] for name, batch in inputs.items()})
-        return [self.request.get_tensor(name).data.copy() for name in names]
+
+def _run(request: openvino.InferRequest, inputs: dict[str, Array], names: list[str]) -> list[Array]:
+    # Inputs are copied in: shared, they would stay aliased to memory that Triton takes back. Outputs are copied out:
+    # the next row overwrites them.
+    request.infer(inputs)
+    return [request.get_tensor(name).data.copy() for name in names]
 
 
 def _compiled(name: str, path: Path, parameters: dict[str, str]) -> openvino.CompiledModel:
