@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -40,6 +42,8 @@ async def measure(task: Task, options: argparse.Namespace) -> Path:
     """Every contender at every concurrency, `rounds` times in rotating order; a peer that fails is reported so."""
     if min(options.rounds, options.requests, *options.concurrency) < 1:
         raise UsageError("--rounds, --requests and --concurrency must be at least 1.")
+    # Ended otherwise, this process would leave everything to the peers' keepers.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os.kill, os.getpid(), signal.SIGINT)
     peers = [peer for peer in catalogue.PEERS if peer.environment in options.only]
     async with target.opened(task, options) as found, AsyncExitStack() as stack:
         if found.hardware not in CPUS:
