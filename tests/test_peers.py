@@ -173,7 +173,10 @@ def test_peers_that_fail_are_reported_and_the_others_measured(workplace: Path, m
     assert not peers_of(workplace)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+SLOW = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGKILL)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *SLOW])
 def test_no_peer_outlives_a_measurement_that_is_stopped(workplace: Path, number: signal.Signals) -> None:
     program = f"""
 import sys
@@ -201,15 +204,12 @@ sys.exit(__main__.main())
     assert peers_of(workplace)
     started.send_signal(number)
     _, said = started.communicate(timeout=60)
-    if number == signal.SIGINT:
+    if number != signal.SIGKILL:
         assert started.returncode == 130
         assert b"Stopped" in said
         assert b"Traceback" not in said
         assert not peers_of(workplace)
-    # Killed, it can do nothing more itself; what has left the peer's group then stays, and only that.
-    wait_until(lambda: {one.name() for one in peers_of(workplace)} <= {"sleep"})
-    for one in peers_of(workplace):
-        one.kill()
+    wait_until(lambda: not peers_of(workplace))
 
 
 def wait_until(holds: Callable[[], bool], timeout_s: float = 90) -> None:

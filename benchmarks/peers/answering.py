@@ -30,8 +30,9 @@ CORES = int(os.environ["PEER_CORES"])
 
 
 def pipeline() -> Pipeline:
-    """A pipeline on one thread. A peer has one for each core, all of them before it is measured."""
-    made = Pipeline(TASK, Path(os.environ["PEER_REPOSITORY"]), cast(Hardware, os.environ["PEER_HARDWARE"]))
+    """One of as many as the peer has, on its share of the cores. All are there before it is measured."""
+    hardware, threads = cast(Hardware, os.environ["PEER_HARDWARE"]), int(os.environ["PEER_THREADS"])
+    made = Pipeline(TASK, Path(os.environ["PEER_REPOSITORY"]), hardware, cores=threads)
     loaded()
     return made
 

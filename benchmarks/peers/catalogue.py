@@ -19,6 +19,7 @@ class Peer:
         arguments: of its environment's python. {ports[0]} is where it is asked, {ports[1]} to {ports[5]} are free ones,
             {cores} is how many cores there are, {folder} is a folder of its own.
         variables: set for it, filled in likewise.
+        pipelines: how many it has, all cores shared among them; one a core where nothing is said.
         speaks: "http": picture as the body, all outputs as raw bytes; "v2": the V2 protocol over gRPC, the same bytes
             as one tensor; "json": label and masks, of the networks in their own framework.
     """
@@ -28,6 +29,7 @@ class Peer:
     packages: tuple[str, ...]
     arguments: tuple[str, ...]
     variables: Mapping[str, str] = field(default_factory=dict)
+    pipelines: int | None = None
     speaks: Literal["http", "v2", "json"] = "http"
 
     @property
@@ -36,7 +38,7 @@ class Peer:
 
     @property
     def own_networks(self) -> bool:
-        """Whether it runs the frameworks' networks, not our graphs: one pipeline then, and answers nearly ours."""
+        """Whether it runs the frameworks' networks, not our graphs: its answers are nearly ours."""
         return self.speaks == "json"
 
     def versions(self) -> dict[str, str]:
@@ -56,6 +58,7 @@ FASTAPI = ("fastapi", "uvicorn")
 PEERS = (
     Peer("FastAPI, processes", "fastapi", FASTAPI, _uvicorn("{cores}"), {"FASTAPI_THREADS": "1"}),
     Peer("FastAPI, threads", "fastapi", FASTAPI, _uvicorn("1"), {"FASTAPI_THREADS": "{cores}"}),
+    Peer("FastAPI, one engine", "fastapi", FASTAPI, _uvicorn("1"), {"FASTAPI_THREADS": "1"}, pipelines=1),
     Peer("LitServe", "litserve", ("litserve",), ("-m", f"{APPS}.litserve_app")),
     Peer(
         "BentoML",
@@ -117,6 +120,7 @@ PEERS = (
         ("flask", "torch", "keras", "tensorflow-cpu"),
         ("-m", f"{APPS}.flask_app"),
         {"TF_CPP_MIN_LOG_LEVEL": "2"},
+        pipelines=1,
         speaks="json",
     ),
 )

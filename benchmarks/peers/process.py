@@ -16,6 +16,7 @@ import psutil
 
 import benchmarks
 import fovea
+from benchmarks.peers import keeper
 from benchmarks.peers.catalogue import Peer
 from benchmarks.peers.environments import PeerFailed
 from fovea import launch
@@ -24,6 +25,8 @@ from fovea.repository import Hardware
 from fovea.spec import Task
 
 START_TIMEOUT_S = 180
+SETTLED_S = 3
+"""So long no process may come or go: Ray answers before its load balancer has been told of the replicas."""
 SAME_AS_OURS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 """What our server is started with, its peers are given too. Not the Flask way, which knows of none of it."""
 PACKAGES = os.pathsep.join(str(Path(package.__path__[0]).absolute().parent) for package in (fovea, benchmarks))
@@ -32,9 +35,7 @@ PACKAGES = os.pathsep.join(str(Path(package.__path__[0]).absolute().parent) for 
 class Running:
     """One peer, serving one task on `hardware` from `repository`. `start`, and `stop` on every path.
 
-    It runs below `fovea.supervisor`, which ends it also when this process dies. Some peers start processes that leave
-    its group, or their parents: they are known by the variable `PEER_FOLDER`, which all inherit. Some of Ray's write
-    their titles over it: those are known as children of the others.
+    It runs below `benchmarks.peers.keeper`, which ends all of it, also when this process dies.
     """
 
     def __init__(self, peer: Peer, python: Path, task: Task, repository: Path, hardware: Hardware) -> None:
@@ -42,6 +43,7 @@ class Running:
         self.repository, self.hardware = repository.absolute(), hardware
         self.port = launch.free_port()
         self.cores = len(os.sched_getaffinity(0))
+        self.pipelines = peer.pipelines or self.cores
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = Path()
 
@@ -60,7 +62,7 @@ class Running:
         own = {name: value.format(**filled) for name, value in self.peer.variables.items()}
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "fovea.supervisor", str(self._folder), *command],
+                [sys.executable, "-m", "benchmarks.peers.keeper", str(self._folder), *command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -85,26 +87,31 @@ class Running:
             "PEER_WEIGHTS": str(Path("weights").absolute()),
             "PEER_PORT": str(self.port),
             "PEER_CORES": str(self.cores),
+            "PEER_THREADS": str(self.cores // self.pipelines),
         }
 
     async def ready(self, ask: Callable[[], Awaitable[object]], timeout_s: float = START_TIMEOUT_S) -> None:
-        """Wait until it has loaded all its pipelines and `ask` is answered.
+        """Wait until it has loaded all its pipelines, `ask` is answered, and its processes stay the same.
 
         Raises:
             PeerFailed: it ended before, or the time passed.
         """
         assert self._process is not None
         deadline, last = time.monotonic() + timeout_s, "it loaded no network"
-        expected = 1 if self.peer.own_networks else self.cores
+        expected = self.pipelines
+        alive, since = self.processes(), time.monotonic()
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise PeerFailed(f"It ended at its start: {self.reason()}")
             if len(list(self._folder.glob("loaded.*"))) >= expected:
                 try:
                     await ask()
-                    return
                 except RequestError as error:  # it does not listen yet, or not to this model
-                    last = str(error)
+                    alive, last = [], str(error)
+                if alive != (now := self.processes()):
+                    alive, since = now, time.monotonic()
+                elif time.monotonic() - since > SETTLED_S:
+                    return
             await asyncio.sleep(0.1)
         raise PeerFailed(f"It was not ready after {timeout_s:.0f} s ({last}); its last message: {self.reason()}")
 
@@ -114,18 +121,8 @@ class Running:
         return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
     def processes(self) -> list[psutil.Process]:
-        """All that live, parents before their children; the supervisor is left out."""
-        mark = str(self._folder)
-        known = {self._process.pid} if self._process is not None else set()
-        found = []
-        for process in psutil.process_iter():  # in the order of their ids
-            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # ended meanwhile, or another user's
-                if process.status() == psutil.STATUS_ZOMBIE or process.pid in known:
-                    continue
-                if process.ppid() in known or process.environ().get("PEER_FOLDER") == mark:
-                    known.add(process.pid)
-                    found.append(process)
-        return found
+        """All that live, without the keeper."""
+        return [] if self._process is None else keeper.processes(self._folder, self._process.pid)
 
     def memory_mib(self) -> float:
         return memory_mib(self.processes())
@@ -133,35 +130,23 @@ class Running:
     @contextmanager
     def awake(self) -> Iterator[None]:
         """Let it run meanwhile; otherwise it stands still, and costs the others nothing but memory."""
-        self._signal(signal.SIGCONT)
+        keeper.tell(self.processes(), signal.SIGCONT)
         try:
             yield
         finally:
-            self._signal(signal.SIGSTOP)
+            self.pause()
 
     def pause(self) -> None:
-        self._signal(signal.SIGSTOP)
-
-    def _signal(self, number: signal.Signals) -> None:
-        for process in self.processes():
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
+        keeper.tell(self.processes(), signal.SIGSTOP)
 
     def stop(self) -> None:
         """End every process and remove the folder. Calling it twice does nothing."""
         if self._process is None:
             return
         assert self._process.stdin is not None
-        started = self.processes()
-        self._signal(signal.SIGCONT)  # what stands still cannot end in order
         self._process.stdin.close()
         self._process.wait()
         self._process = None
-        left = {*started, *self.processes()}  # those that left the group, as some of Ray's and BentoML's do
-        for process in left:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, timeout=10)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

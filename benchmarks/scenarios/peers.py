@@ -1,6 +1,10 @@
 """peers: the same networks behind FastAPI, LitServe, BentoML, MLServer, Ray Serve and Flask, in the same rounds."""
 
 import argparse
+import asyncio
+import os
+import signal
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,14 +15,15 @@ from benchmarks import progress, target
 from benchmarks.load import closed_loop
 from benchmarks.peers import catalogue, fleet, verdict
 from benchmarks.peers.clients import MASK_AGREES
-from benchmarks.peers.fleet import Contender, Variant
+from benchmarks.peers.fleet import Contender, Variant, Way
 from benchmarks.results import Record, Result
 from benchmarks.target import Target
-from fovea.errors import FoveaError, UsageError
+from fovea.errors import FoveaError, RequestError, UsageError
 from fovea.spec import Task
 
 CONCURRENCIES = [1, 2, 4, 8]
 WARM_UP = 8
+WAKING_S = 10
 CPUS = ("cpu", "openvino")
 NAMES = sorted({peer.environment for peer in catalogue.PEERS})
 
@@ -37,6 +42,8 @@ async def measure(task: Task, options: argparse.Namespace) -> Path:
     """Every contender at every concurrency, `rounds` times in rotating order; a peer that fails is reported so."""
     if min(options.rounds, options.requests, *options.concurrency) < 1:
         raise UsageError("--rounds, --requests and --concurrency must be at least 1.")
+    # Ended otherwise, this process would leave everything to the peers' keepers.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os.kill, os.getpid(), signal.SIGINT)
     peers = [peer for peer in catalogue.PEERS if peer.environment in options.only]
     async with target.opened(task, options) as found, AsyncExitStack() as stack:
         if found.hardware not in CPUS:
@@ -118,6 +125,7 @@ async def _run(found: Target, contender: Contender, concurrency: int, turn: int,
     pictures, expected = found.pictures, contender.expected
     with contender.awake():
         async with contender.connect() as way:
+            await _woken(way, pictures[0])
             await closed_loop(way.ask, pictures, expected, concurrency, WARM_UP)
             seconds, latencies = await closed_loop(way.ask, pictures, expected, concurrency, requests)
         memory = None if contender.memory is None else round(contender.memory())
@@ -130,6 +138,19 @@ async def _run(found: Target, contender: Contender, concurrency: int, turn: int,
         "latencies_ms": [round(x, 3) for x in latencies],
         "memory_mib": memory,
     }
+
+
+async def _woken(way: Way, picture: bytes) -> None:
+    """Wait until it answers: a load balancer that stood still takes its first connection for one that is overdue."""
+    deadline = time.monotonic() + WAKING_S
+    while True:
+        try:
+            await way.ask(picture)
+            return
+        except RequestError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.1)
 
 
 def table(results: Sequence[Result]) -> Group:
