@@ -102,7 +102,7 @@ def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`test_segmenter.py` runs first and `test_precision.py` last.
 
-    Once OpenVINO has computed on several threads in a process, a Ctrl-C in a PyTorch training of the same process (which
-    only tests have) ends it with a segmentation fault in native code; the other way round all is well.
+    Once OpenVINO has computed on several threads in a process, a Ctrl-C in a PyTorch training of the same process
+    (which only tests have) ends it with a segmentation fault in native code; the other way round all is well.
     """
     items.sort(key=lambda item: (item.path.name != "test_segmenter.py", item.path.name == "test_precision.py"))
