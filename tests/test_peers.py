@@ -278,8 +278,8 @@ def test_fastapi_is_installed_and_measured(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     asked = options(tmp_path, "--only", "fastapi", "--rounds", "1", "--requests", "8", "--concurrency", "1", "4")
     result = read(asyncio.run(peers.measure(TASK, asked)))
-    assert [note["reason"] for note in result["peers"]] == [None, None]
-    ways = {"in process", "gRPC", "HTTP", "FastAPI, processes", "FastAPI, threads"}
+    assert [note["reason"] for note in result["peers"]] == [None, None, None]
+    ways = {"in process", "gRPC", "HTTP", "FastAPI, processes", "FastAPI, threads", "FastAPI, one engine"}
     assert {(line.contender, line.concurrency) for line in verdict.lines(result)} == {
         (way, concurrency) for way in ways for concurrency in (1, 4)
     }

@@ -114,6 +114,7 @@ def test_a_sweep_measures_every_cell_once_a_round(run: Run, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_growth_goes_through_all_its_series(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "PICTURES", max(growth.BATCHES))
     monkeypatch.setattr(growth, "SIDES", (64, 2048))
     monkeypatch.setattr(growth, "DISTINCT", 2)
     assert run("growth", "fundus", "--requests", 4) == 0
