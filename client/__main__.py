@@ -17,7 +17,7 @@ from rich.text import Text
 from client import batch
 from client.batch import Row
 from fovea import program
-from fovea.client import TIMEOUT_S, AsyncClient
+from fovea.client import CONCURRENCY, TIMEOUT_S, AsyncClient
 from fovea.errors import UsageError
 from fovea.spec import Task
 from fovea.tasks import TASKS, task_named
@@ -45,7 +45,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--release", metavar="NUMBER", help="ask this release, not the published one, to compare them")
     parser.add_argument("--overlay", type=Path, metavar="FOLDER", help="draw each answer on its photograph, as PNG")
     parser.add_argument("--json", action="store_true", help="one JSON object per picture on stdout, as they finish")
-    parser.add_argument("--concurrency", type=int, default=4, help="pictures in flight at once (4)")
+    parser.add_argument(
+        "--concurrency", type=int, default=CONCURRENCY, help=f"pictures in flight at once ({CONCURRENCY})"
+    )
     parser.add_argument("--timeout", type=float, default=TIMEOUT_S, help=f"seconds for one answer ({TIMEOUT_S:g})")
     return parser
 

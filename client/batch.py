@@ -68,35 +68,41 @@ async def ask(
         UsageError: an overlay cannot be written, or would overwrite one of the photographs.
     """
     names = _overlay_names(files, overlays)
-    limit = asyncio.Semaphore(concurrency)
+    size = await client.together(task, concurrency, release=release)
+    limit = asyncio.Semaphore(concurrency // size)
 
-    async def one(position: int) -> tuple[int, Row]:
-        file = files[position]
+    async def some(positions: Sequence[int]) -> list[tuple[int, Row]]:
         async with limit:
-            try:
-                encoded = await asyncio.to_thread(read, file)
-                answer = await client.ask(task, encoded, operating_point=operating_point, release=release)
-                picture = overlays / names[position] if overlays else None
-                return position, await asyncio.to_thread(_finish, file, encoded, answer, picture)
-            except UsageError:
-                raise
-            except FoveaError as error:
-                return position, Row(file, reason=str(error))
+            given = [files[position] for position in positions]
+            asked = await client.ask_together(task, given, operating_point=operating_point, release=release)
+            pictures = [overlays / names[position] if overlays else None for position in positions]
+            rows = await asyncio.to_thread(lambda: list(map(_finish, given, asked, pictures)))
+            return list(zip(positions, rows, strict=True))
 
-    pending = [asyncio.create_task(one(position)) for position in range(len(files))]
+    starts = range(0, len(files), size)
+    pending = [asyncio.create_task(some(range(start, min(start + size, len(files))))) for start in starts]
     try:
         for finished in asyncio.as_completed(pending):
-            yield await finished
+            for row in await finished:
+                yield row
     finally:
         for unfinished in pending:
             unfinished.cancel()
 
 
-def _finish(file: Path, encoded: bytes, answer: Answer, picture: Path | None) -> Row:
-    shares = tuple((name, answers.share(mask, encoded, answer.task)) for name, mask in answer.masks.items())
-    if picture is not None:
-        overlay.save(picture, overlay.draw(encoded, answer))
-    return Row(file, answer, shares=shares)
+def _finish(file: Path, outcome: Answer | FoveaError, picture: Path | None) -> Row:
+    try:
+        if isinstance(outcome, FoveaError):
+            raise outcome
+        encoded = read(file)
+        shares = tuple((name, answers.share(mask, encoded, outcome.task)) for name, mask in outcome.masks.items())
+        if picture is not None:
+            overlay.save(picture, overlay.draw(encoded, outcome))
+    except UsageError:
+        raise
+    except FoveaError as error:
+        return Row(file, reason=str(error))
+    return Row(file, outcome, shares=shares)
 
 
 def _overlay_names(files: Sequence[Path], overlays: Path | None) -> list[str]:

@@ -2,15 +2,20 @@
 
 import asyncio
 import http.server
+import math
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import tritonclient.grpc
+import tritonclient.http
 
+from fovea.answers import Answer
 from fovea.client import AsyncClient, Client
 from fovea.errors import (
     FoveaError,
@@ -195,6 +200,86 @@ def test_one_bad_picture_among_many_fails_alone(url: str, photographs: list[byte
     assert sorted(outcomes) == [0, 1, 2, 3, 4]
     assert isinstance(outcomes.pop(2), UnreadableImage)
     assert not any(isinstance(outcome, FoveaError) for outcome in outcomes.values())
+
+
+def test_many_are_sent_several_in_a_request_and_answered_as_alone(url: str, photographs: list[bytes]) -> None:
+    async def ask() -> tuple[list[Answer], dict[int, object], int]:
+        async with AsyncClient(url) as client:
+            alone = [await client.ask("fundus", picture) for picture in photographs]
+            size = await client.together("fundus", 16)
+            many = client.ask_many("fundus", photographs, concurrency=16)
+            return alone, {position: outcome async for position, outcome in many}, size
+
+    before = counted(url)
+    alone, many, size = asyncio.run(ask())
+    requests, pictures = (now - then for now, then in zip(counted(url), before, strict=True))
+    assert size > 1
+    assert (requests, pictures) == (len(photographs) + math.ceil(len(photographs) / size), 2 * len(photographs))
+    for position, expected in enumerate(alone):
+        found = many[position]
+        assert isinstance(found, Answer)
+        assert found.probabilities is not None
+        assert expected.probabilities is not None
+        assert found.probabilities.tobytes() == expected.probabilities.tobytes()
+        assert found.heatmap is not None
+        assert expected.heatmap is not None
+        assert found.heatmap.tobytes() == expected.heatmap.tobytes()
+        assert found.frame == expected.frame
+
+
+def counted(url: str) -> tuple[int, int]:
+    """Requests for `fundus` that the server answered so far, and pictures in them."""
+    address = url.split("//")[1]
+    if url.startswith("http"):
+        with tritonclient.http.InferenceServerClient(address) as client:
+            said = client.get_inference_statistics("fundus")["model_stats"][0]
+    else:
+        with tritonclient.grpc.InferenceServerClient(address) as client:
+            said = client.get_inference_statistics("fundus", as_json=True)["model_stats"][0]
+    return int(said["inference_stats"]["success"]["count"]), int(said["inference_count"])
+
+
+def test_bad_pictures_in_one_request_fail_alone(url: str, photographs: list[bytes], tmp_path: Path) -> None:
+    async def ask() -> list[Answer | FoveaError]:
+        async with AsyncClient(url) as client:
+            missing, empty = tmp_path / "gone.jpg", b""
+            return await client.ask_together("fundus", [photographs[0], b"bad", missing, photographs[1], empty])
+
+    assert [type(each) for each in asyncio.run(ask())] == [
+        Answer,
+        UnreadableImage,
+        UnreadableImage,
+        Answer,
+        UnreadableImage,
+    ]
+
+
+def test_more_in_one_request_than_the_server_takes_are_answered_all_the_same(
+    url: str, photographs: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> list[Answer | FoveaError]:
+        async with AsyncClient(url) as client:
+            return await client.ask_together("fundus", photographs[:2] * 5)
+
+    assert all(isinstance(each, Answer) for each in asyncio.run(ask()))
+    monkeypatch.setattr("fovea.client.TOGETHER_BYTES", len(photographs[0]))
+    assert all(isinstance(each, Answer) for each in asyncio.run(ask()))
+
+
+def test_few_are_sent_alone_and_no_request_holds_more_than_the_server_takes(url: str) -> None:
+    async def sizes() -> list[int]:
+        async with AsyncClient(url) as client:
+            return [await client.together("fundus", concurrency) for concurrency in (1, 1000)]
+
+    assert asyncio.run(sizes()) == [1, TASKS["fundus"].max_batch]
+
+
+def test_nothing_asked_together_is_no_request(url: str) -> None:
+    async def ask() -> list[Answer | FoveaError]:
+        async with AsyncClient(url) as client:
+            return await client.ask_together("fundus", [])
+
+    assert asyncio.run(ask()) == []
 
 
 def test_many_with_no_server_are_all_answered_by_an_error(refused_port: int, photographs: list[bytes]) -> None:

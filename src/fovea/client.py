@@ -7,18 +7,24 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from fovea.answers import Answer, from_outputs
-from fovea.errors import FoveaError, ServerTimeout, UnreadableImage, UsageError, WrongModel
+from fovea.descriptions import Descriptions, model_name
+from fovea.errors import FoveaError, ServerRefused, ServerTimeout, UnreadableImage, UsageError, WrongModel
 from fovea.spec import Task
 from fovea.tasks import task_named
-from fovea.transport import Description, Transport, connect
+from fovea.transport import Transport, connect
 
 TIMEOUT_S = 30.0
+CONCURRENCY = 16
+"""Pictures on the way when there are many: four requests of four for a server of two cores, 16 for one of eight."""
+TOGETHER_BYTES = 64 * 2**20
+"""Pictures larger than this together are asked about one by one: what is gained by then is nothing."""
 Source = bytes | str | Path
 Result = TypeVar("Result")
 
@@ -35,8 +41,7 @@ class AsyncClient:
         self.url = url
         self.timeout_s = timeout_s
         self._transport: Transport | None = None
-        self._descriptions: dict[str, Description] = {}
-        self._checking: dict[str, asyncio.Lock] = {}
+        self._descriptions = Descriptions(url)
 
     async def __aenter__(self) -> Self:
         self._transport = connect(self.url)
@@ -76,27 +81,58 @@ class AsyncClient:
         Raises:
             FoveaError: see the class; `UnreadableImage` says what is wrong with the picture.
         """
+        (answer,) = await self._ask(task, [_encoded(image)], outputs, timeout_s, operating_point, release)
+        return answer
+
+    async def ask_together(
+        self,
+        task: str | Task,
+        images: Sequence[Source],
+        outputs: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+        operating_point: str | None = None,
+        release: str | None = None,
+    ) -> list[Answer | FoveaError]:
+        """Ask about several pictures in one request: less work for each, and all are answered when the last one is.
+
+        One picture's error is its own: where the server refuses them together, each is asked about alone.
+        """
+        outcomes: dict[int, Answer | FoveaError] = {}
+        encoded: dict[int, bytes] = {}
+        for position, image in enumerate(images):
+            try:
+                encoded[position] = _encoded(image)
+            except UnreadableImage as error:
+                outcomes[position] = error
+
+        async def some(positions: list[int]) -> None:
+            pictures = [encoded[position] for position in positions]
+            try:
+                answers = await self._ask(task, pictures, outputs, timeout_s, operating_point, release)
+                outcomes.update(zip(positions, answers, strict=True))
+            except FoveaError as error:
+                if len(positions) > 1 and isinstance(error, UnreadableImage | ServerRefused):
+                    await asyncio.gather(*(some([position]) for position in positions))
+                else:
+                    outcomes.update(dict.fromkeys(positions, error))
+
+        if encoded and sum(map(len, encoded.values())) <= TOGETHER_BYTES:
+            await some(list(encoded))
+        else:
+            await asyncio.gather(*(some([position]) for position in encoded))
+        return [outcomes[position] for position in range(len(images))]
+
+    async def together(
+        self, task: str | Task, concurrency: int, timeout_s: float | None = None, release: str | None = None
+    ) -> int:
+        """How many pictures a request should hold for the most images a second, with `concurrency` of them on the way.
+
+        One, until there are two requests for each instance of the server's first step: with fewer, cores stand idle.
+        """
         task = task_named(task) if isinstance(task, str) else task
-        names = _chosen(task, outputs)
-        encoded = image if isinstance(image, bytes) else read(Path(image))
-        if not encoded:
-            raise UnreadableImage("The file is empty: a JPEG, PNG or TIFF picture was expected; copy it again.")
         async with self._deadline(timeout_s):
-            description = await self._describe(task, release)
-            self._threshold(task, description, operating_point)
-            sent = time.perf_counter()
-            arrays, version = await self._connected().infer(_model(task, release), encoded, names)
-            latency_ms = 1e3 * (time.perf_counter() - sent)
-            if operating_point is not None and version != description.version:
-                description = await self._describe_version(task, version)
-            threshold = self._threshold(task, description, operating_point)
-        for tensor in task.outputs:
-            if tensor.name in names and arrays[tensor.name].shape != (1, *tensor.shape):
-                raise WrongModel(
-                    f"{self.url} answered {tensor.name} of shape {arrays[tensor.name].shape[1:]}; "
-                    f"task {task.name} declares {tensor.shape}."
-                )
-        return from_outputs(task, arrays, latency_ms=latency_ms, operating_point=threshold, version=version)
+            description = await self._descriptions.of(self._connected(), task, release)
+        return max(1, min(concurrency // (2 * description.instances), description.max_batch))
 
     async def check(
         self,
@@ -108,8 +144,8 @@ class AsyncClient:
         """Raise what every request for `task` would meet: `ServerUnreachable`, `WrongModel`, …; else do nothing."""
         task = task_named(task) if isinstance(task, str) else task
         async with self._deadline(timeout_s):
-            description = await self._describe(task, release)
-        self._threshold(task, description, operating_point)
+            description = await self._descriptions.of(self._connected(), task, release)
+        self._descriptions.threshold(task, description, operating_point)
 
     async def ask_many(
         self,
@@ -117,39 +153,68 @@ class AsyncClient:
         images: Iterable[Source],
         outputs: Sequence[str] | None = None,
         timeout_s: float | None = None,
-        concurrency: int = 4,
+        concurrency: int = CONCURRENCY,
         operating_point: str | None = None,
         release: str | None = None,
     ) -> AsyncIterator[tuple[int, Answer | FoveaError]]:
         """Ask about many pictures, `concurrency` at a time; yields (position in `images`, answer or its error).
 
-        They come in the order in which they finish. One picture's error is its own: the others are answered.
+        They come in the order in which they finish. One picture's error is its own: the others are answered. With so
+        many at a time that the server's instances are busy (`together`), a request holds several.
         """
         if concurrency < 1:
             raise UsageError(f"The concurrency must be at least 1, not {concurrency}.")
-        pending: dict[asyncio.Task[Answer], int] = {}
+        size = 1
+        with suppress(FoveaError):  # of the server or the task: each picture meets it, and says so
+            size = await self.together(task, concurrency, timeout_s, release)
+        pending: dict[asyncio.Task[list[Answer | FoveaError]], list[int]] = {}
         waiting = enumerate(images)
         try:
             while True:
-                while len(pending) < concurrency and (item := next(waiting, None)) is not None:
-                    position, image = item
-                    asked = self.ask(task, image, outputs, timeout_s, operating_point, release)
-                    pending[asyncio.create_task(asked)] = position
+                while len(pending) < concurrency // size and (items := list(islice(waiting, size))):
+                    given = [image for _, image in items]
+                    asked = self.ask_together(task, given, outputs, timeout_s, operating_point, release)
+                    pending[asyncio.create_task(asked)] = [position for position, _ in items]
                 if not pending:
                     return
                 done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for finished in done:
-                    position = pending.pop(finished)
-                    error = finished.exception()
-                    if error is None:
-                        yield position, finished.result()
-                    elif isinstance(error, FoveaError):
-                        yield position, error
-                    else:
-                        raise error
+                    for outcome in zip(pending.pop(finished), finished.result(), strict=True):
+                        yield outcome
         finally:
             for unfinished in pending:
                 unfinished.cancel()
+
+    async def _ask(
+        self,
+        task: str | Task,
+        encoded: Sequence[bytes],
+        outputs: Sequence[str] | None,
+        timeout_s: float | None,
+        operating_point: str | None,
+        release: str | None,
+    ) -> list[Answer]:
+        """One request, an answer for each picture in it."""
+        task = task_named(task) if isinstance(task, str) else task
+        names = _chosen(task, outputs)
+        known = self._descriptions
+        async with self._deadline(timeout_s):
+            transport = self._connected()
+            description = await known.of(transport, task, release)
+            known.threshold(task, description, operating_point)
+            sent = time.perf_counter()
+            arrays, version = await transport.infer(model_name(task, release), encoded, names)
+            latency_ms = 1e3 * (time.perf_counter() - sent)
+            if operating_point is not None and version != description.version:
+                description = await known.of_version(transport, task, version)
+            threshold = known.threshold(task, description, operating_point)
+        for tensor in task.outputs:
+            if tensor.name in names and arrays[tensor.name].shape != (len(encoded), *tensor.shape):
+                raise WrongModel(
+                    f"{self.url} answered {tensor.name} of shape {arrays[tensor.name].shape} for {len(encoded)} "
+                    f"pictures; task {task.name} declares {tensor.shape} for each."
+                )
+        return [from_outputs(task, arrays, row, latency_ms, threshold, version) for row in range(len(encoded))]
 
     def _connected(self) -> Transport:
         if self._transport is None:
@@ -167,56 +232,6 @@ class AsyncClient:
                 f"No answer from {self.url} within {limit:g} s: it may be busy or hung; "
                 "give it longer, send fewer pictures at once, or restart it."
             ) from None
-
-    async def _describe(self, task: Task, release: str | None) -> Description:
-        """What the server says of the task, compared with the declaration; it is asked before the first request only.
-
-        Raises:
-            WrongModel: it serves something else than the task declares.
-        """
-        model = _model(task, release)
-        if model in self._descriptions:
-            return self._descriptions[model]
-        async with self._checking.setdefault(model, asyncio.Lock()):
-            if model not in self._descriptions:
-                try:
-                    description = await self._connected().describe(model)
-                except WrongModel:  # also when another release was published between the two questions that this asks
-                    description = await self._connected().describe(model)
-                self._compare(task, description)
-                self._descriptions[model] = description
-            return self._descriptions[model]
-
-    async def _describe_version(self, task: Task, version: str) -> Description:
-        """Of the release that answered, which is another one than was there before: its thresholds count."""
-        self._descriptions.pop(task.name, None)
-        description = await self._describe(task, None)
-        return description if description.version == version else await self._describe(task, version)
-
-    def _compare(self, task: Task, description: Description) -> None:
-        found, labels = description.tensors, description.labels
-        declared = {tensor.name: (tensor.dtype, tensor.shape) for tensor in task.outputs}
-        if found != declared:
-            wrong = sorted(n for n in found.keys() | declared.keys() if found.get(n) != declared.get(n))
-            raise WrongModel(
-                f"{self.url} serves another {task.name} than this client declares (different: {', '.join(wrong)}): "
-                "use the client that came with the server's release."
-            )
-        if labels != task.labels:
-            raise WrongModel(
-                f"{self.url} answers {task.name} with the classes {', '.join(labels)}, but this client declares "
-                f"{', '.join(task.labels)}: use the client that came with the server's release."
-            )
-
-    def _threshold(self, task: Task, description: Description, name: str | None) -> tuple[str, float] | None:
-        """The named threshold that the server stores with the model, or `UsageError` naming those there are."""
-        if name is None:
-            return None
-        points = description.operating_points
-        if name not in points:
-            known = f"choose from {', '.join(points)}" if points else "it stores none; leave it out"
-            raise UsageError(f"{self.url} has no operating point {name!r} for {task.name}: {known}.")
-        return name, points[name]
 
 
 class Client:
@@ -275,17 +290,19 @@ class Client:
         self._loop = None
 
 
+def _encoded(image: Source) -> bytes:
+    encoded = image if isinstance(image, bytes) else read(Path(image))
+    if not encoded:
+        raise UnreadableImage("The file is empty: a JPEG, PNG or TIFF picture was expected; copy it again.")
+    return encoded
+
+
 def read(path: Path) -> bytes:
     """The bytes of a picture file, or `UnreadableImage` saying why they cannot be had."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise UnreadableImage(f"{path} cannot be read ({error.strerror}).") from None
-
-
-def _model(task: Task, release: str | None) -> str:
-    """What Triton calls the published release of a task, or a given one."""
-    return task.name if release is None else f"{task.name}-{release}"
 
 
 def _chosen(task: Task, outputs: Sequence[str] | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,8 +12,9 @@ import aiohttp
 import grpc
 import numpy as np
 import tritonclient.http.aio as http_client
+from google.protobuf.json_format import ParseDict, ParseError
+from tritonclient.grpc import model_config_pb2, service_pb2_grpc
 from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from fovea.errors import (
@@ -33,6 +34,8 @@ PLAIN = {"Accept-Encoding": "identity"}
 """aiohttp asks for compression unless told not to, and Triton then spends 10 ms a mask on it."""
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
+Config = Any
+"""A protobuf `ModelConfig`."""
 
 UNREADABLE = "UnreadableImage: "
 """How the server's preprocessing marks a refusal that is the picture's fault."""
@@ -40,12 +43,21 @@ UNREADABLE = "UnreadableImage: "
 
 @dataclass(frozen=True)
 class Description:
-    """What a server says of a model: its version, output → (dtype, shape without batch), labels, thresholds by name."""
+    """What a server says of a model.
+
+    Attributes:
+        tensors: output → (dtype, shape without batch).
+        operating_points: thresholds by name.
+        max_batch: the most pictures that one request may hold.
+        instances: how many requests its first step works on at once.
+    """
 
     version: str
     tensors: dict[str, tuple[str, tuple[int, ...]]]
     labels: tuple[str, ...]
     operating_points: dict[str, float]
+    max_batch: int
+    instances: int
 
 
 class Transport(Protocol):
@@ -54,8 +66,8 @@ class Transport(Protocol):
     async def describe(self, model: str) -> Description:
         """As the server says."""
 
-    async def infer(self, model: str, encoded: bytes, outputs: Sequence[str]) -> tuple[Arrays, str]:
-        """The outputs, each with a batch axis of one in front, and the version of the model that gave them."""
+    async def infer(self, model: str, encoded: Sequence[bytes], outputs: Sequence[str]) -> tuple[Arrays, str]:
+        """The outputs, each with a row for every picture, and the version of the model that gave them."""
 
     async def close(self) -> None: ...
 
@@ -93,16 +105,19 @@ class Grpc:
         with _failures(self.url, model):
             metadata = await _ended(self.server.ModelMetadata.future(pb.ModelMetadataRequest(name=model)))
             version = metadata.versions[-1]
-            asked = pb.ModelConfigRequest(name=model, version=version)
-            config = (await _ended(self.server.ModelConfig.future(asked))).config
             found = {o.name: (o.datatype, tuple(o.shape)[1:]) for o in metadata.outputs}
-            return _described(version, found, {name: value.string_value for name, value in config.parameters.items()})
+            return await _described(version, found, model, self._config)
 
-    async def infer(self, model: str, encoded: bytes, outputs: Sequence[str]) -> tuple[Arrays, str]:
+    async def _config(self, model: str, version: str) -> Config:
+        return (await _ended(self.server.ModelConfig.future(pb.ModelConfigRequest(name=model, version=version)))).config
+
+    async def infer(self, model: str, encoded: Sequence[bytes], outputs: Sequence[str]) -> tuple[Arrays, str]:
         request = pb.ModelInferRequest()
         request.CopyFrom(self._request(model, outputs))
+        request.inputs[0].shape[0] = len(encoded)
         # A BYTES tensor is, for each element, its length in four bytes and the element.
-        request.raw_input_contents.append(len(encoded).to_bytes(4, "little") + encoded)
+        elements = (part for picture in encoded for part in (len(picture).to_bytes(4, "little"), picture))
+        request.raw_input_contents.append(b"".join(elements))
         with _failures(self.url, model):
             answer = await _ended(self.server.ModelInfer.future(request))
             found = {
@@ -160,14 +175,16 @@ class Http:
         with _failures(self.url, model):
             metadata = await self.client.get_model_metadata(model)
             version = metadata["versions"][-1]
-            config = await self.client.get_model_config(model, version)
             found = {o["name"]: (o["datatype"], tuple(o["shape"])[1:]) for o in metadata["outputs"]}
-            parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
-            return _described(version, found, parameters)
+            return await _described(version, found, model, self._config)
 
-    async def infer(self, model: str, encoded: bytes, outputs: Sequence[str]) -> tuple[Arrays, str]:
-        image = http_client.InferInput("image", [1, 1], "BYTES")
-        image.set_data_from_numpy(np.array([[encoded]], dtype=object))
+    async def _config(self, model: str, version: str) -> Config:
+        said = await self.client.get_model_config(model, version)
+        return ParseDict(said, model_config_pb2.ModelConfig(), ignore_unknown_fields=True)
+
+    async def infer(self, model: str, encoded: Sequence[bytes], outputs: Sequence[str]) -> tuple[Arrays, str]:
+        image = http_client.InferInput("image", [len(encoded), 1], "BYTES")
+        image.set_data_from_numpy(np.array([[picture] for picture in encoded], dtype=object))
         wanted = [http_client.InferRequestedOutput(name) for name in outputs]
         with _failures(self.url, model):
             result = await self.client.infer(model, [image], outputs=wanted, headers=PLAIN)
@@ -178,12 +195,26 @@ class Http:
         await self.client.close()
 
 
-def _described(
-    version: str, tensors: dict[str, tuple[str, tuple[int, ...]]], parameters: Mapping[str, str]
+async def _described(
+    version: str,
+    tensors: dict[str, tuple[str, tuple[int, ...]]],
+    model: str,
+    config_of: Callable[[str, str], Awaitable[Config]],
 ) -> Description:
-    labels = tuple(parameters["labels"].split(",")) if parameters["labels"] else ()
-    points = {name: float(value) for name, value in json.loads(parameters.get("operating_points", "{}")).items()}
-    return Description(version, tensors, labels, points)
+    config = await config_of(model, version)
+    said = {name: value.string_value for name, value in config.parameters.items()}
+    entry = next(
+        (step.model_name for step in config.ensemble_scheduling.step if "image" in step.input_map.values()), ""
+    )
+    first = await config_of(entry, "") if entry else config
+    return Description(
+        version,
+        tensors,
+        labels=tuple(said["labels"].split(",")) if said["labels"] else (),
+        operating_points={name: float(value) for name, value in json.loads(said.get("operating_points", "{}")).items()},
+        max_batch=max(config.max_batch_size, 1),
+        instances=max(sum(group.count for group in first.instance_group), 1),
+    )
 
 
 def _complete(found: Arrays, outputs: Sequence[str]) -> Arrays:
@@ -208,7 +239,7 @@ def _failures(url: str, model: str) -> Iterator[None]:
         raise translate(url, model, error.status() or "", error.message() or "") from None
     except (aiohttp.ClientConnectionError, ConnectionError) as error:
         raise unreachable(url, str(error)) from None
-    except (aiohttp.ClientError, LookupError, TypeError, ValueError) as error:
+    except (aiohttp.ClientError, ParseError, LookupError, TypeError, ValueError) as error:
         # An answer, but not of this protocol: JSON without the fields, a page of HTML, half a message.
         raise WrongModel(
             f"What answers at {url} is no Triton server ({type(error).__name__}): check the address."
