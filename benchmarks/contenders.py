@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +15,12 @@ import numpy as np
 from fovea.answers import Answer
 from fovea.client import AsyncClient
 from fovea.engines import Pipeline
+from fovea.errors import FoveaError
 from fovea.repository import Hardware
 from fovea.spec import Task
 
 Ask = Callable[[bytes], Awaitable[str]]
+AskTogether = Callable[[tuple[bytes, ...]], Awaitable[tuple[str, ...]]]
 
 
 def digest(arrays: Mapping[str, "np.ndarray[Any, Any]"]) -> str:
@@ -45,12 +47,17 @@ class InProcess:
         with self._loading:
             self._local.pipeline = Pipeline(self.task, self.repository, self.hardware, self._marks, self.cores)
 
-    def _answer(self, encoded: bytes) -> dict[str, "np.ndarray[Any, Any]"]:
-        tensors = self._local.pipeline.answer([encoded])
+    def _answer(self, encoded: Sequence[bytes]) -> dict[str, "np.ndarray[Any, Any]"]:
+        tensors = self._local.pipeline.answer(encoded)
         return {tensor.name: tensors[tensor.name] for tensor in self.task.outputs}
 
     async def ask(self, encoded: bytes) -> str:
-        return digest(await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, encoded))
+        return (await self.ask_together((encoded,)))[0]
+
+    async def ask_together(self, encoded: tuple[bytes, ...]) -> tuple[str, ...]:
+        found = await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, encoded)
+        rows = range(len(encoded))
+        return tuple(digest({name: array[row : row + 1] for name, array in found.items()}) for row in rows)
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,19 +73,27 @@ class Served:
 
     def __init__(self, task: Task, url: str, timeout_s: float = 60) -> None:
         self.task = task
-        self._client = AsyncClient(url, timeout_s)
+        self.client = AsyncClient(url, timeout_s)
 
     async def ask(self, encoded: bytes) -> str:
-        return digest(as_arrays(await self._client.ask(self.task, encoded)))
+        return digest(as_arrays(await self.client.ask(self.task, encoded)))
+
+    async def ask_together(self, encoded: tuple[bytes, ...]) -> tuple[str, ...]:
+        digests = []
+        for outcome in await self.client.ask_together(self.task, encoded):
+            if isinstance(outcome, FoveaError):
+                raise outcome
+            digests.append(digest(as_arrays(outcome)))
+        return tuple(digests)
 
     async def __aenter__(self) -> Self:
-        await self._client.__aenter__()
+        await self.client.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._client.close()
+        await self.client.close()
 
 
 def as_arrays(answer: Answer) -> dict[str, "np.ndarray[Any, Any]"]:

@@ -62,15 +62,18 @@ class Target:
 
     async def ways(self, stack: AsyncExitStack, timeout_s: float = 60) -> dict[str, Ask]:
         """Every way to get an answer, the limit first; the connections last as long as `stack`."""
-        ways: dict[str, Ask] = {"in process": self.limit.ask}
+        return {name: each.ask for name, each in (await self.contenders(stack, timeout_s)).items()}
+
+    async def contenders(self, stack: AsyncExitStack, timeout_s: float = 60) -> dict[str, InProcess | Served]:
+        """Who answers, by the name of the way."""
         served = {"gRPC": Served(self.task, self.grpc_url, timeout_s)}
         if self.http_url:
             served["HTTP"] = Served(self.task, self.http_url, timeout_s)
         if self.fused:
             served["gRPC, fused"] = Served(replace(self.task, name=fused_name(self.task)), self.grpc_url, timeout_s)
-        for name, way in served.items():
-            ways[name] = (await stack.enter_async_context(way)).ask
-        return ways
+        for each in served.values():
+            await stack.enter_async_context(each)
+        return {"in process": self.limit, **served}
 
     def models(self, way: str) -> tuple[str, ...]:
         """The server's models that a way goes through; none in process."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import tritonclient.grpc
 from conftest import REPOSITORY, ROOT
 
 from benchmarks import __main__ as program
@@ -66,6 +67,25 @@ def test_single_offline_and_server_keep_every_sample_and_the_servers_split(
             counted = {model: step["requests"] for model, step in made["server"].items()}
             models = ("fundus_preprocess", "fundus_classifier", "fundus")
             assert counted == (dict.fromkeys(models, requests) if made["contender"] == "gRPC" else {})
+
+
+def test_offline_asks_together_where_enough_is_on_the_way(run: Run, server: Server, tmp_path: Path) -> None:
+    at = ("fundus", "--url", server.grpc_url, "--hardware", server.hardware)
+    many = 4 * server_instances(server) + 2
+    assert run("offline", *at, "--rounds", 1, "--requests", 8, "--in-flight", many) == 0
+    result = kept(tmp_path / "offline" / "fundus.json")
+    sizes = {"in process": 1, "gRPC": 1, "in process, together": 2, "gRPC, together": 2}
+    assert result["settings"]["pictures_a_request"] == sizes
+    for made in result["runs"]:
+        size = sizes[made["contender"]]
+        assert len(made["latencies_ms"]) == 8
+        if made["contender"].startswith("gRPC"):
+            assert made["server"]["fundus"]["requests"] == 8 // size
+
+
+def server_instances(server: Server) -> int:
+    with tritonclient.grpc.InferenceServerClient(server.grpc_url.split("//")[1]) as client:
+        return sum(group.count for group in client.get_model_config("fundus_preprocess").config.instance_group)
 
 
 def test_server_says_that_nothing_meets_the_bound_and_keeps_what_it_measured(
