@@ -111,10 +111,9 @@ def test_training_commands_lead_from_phantoms_to_a_repository_that_serves(tmp_pa
 
 
 def test_the_benchmark_table_is_made_from_the_committed_samples() -> None:
-    found = results.load(results.FOLDER, "multi")
-    peers = results.load(results.FOLDER, "peers")
+    multi, offline, peers = (results.load(results.FOLDER, name) for name in ("multi", "offline", "peers"))
     shown = README.partition(readme.BEGIN)[2].partition(readme.END)[0].strip()
-    assert shown == readme.markdown(found, peers)
+    assert shown == readme.markdown(multi, offline, peers)
 
 
 def test_the_table_of_figures_is_made_from_the_committed_results() -> None:

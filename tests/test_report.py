@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from benchmarks import report, results
-from benchmarks.report import capacity, figures, page, readme
+from benchmarks.report import capacity, figures, page, peers, readme
 from benchmarks.scenarios import SCENARIOS
 from fovea.errors import UsageError
 
@@ -36,6 +36,12 @@ def test_the_capacity_page_is_made_from_the_committed_samples() -> None:
     text = (ROOT / "docs" / "capacity.md").read_text(encoding="utf-8")
     shown = text.partition(readme.BEGIN)[2].partition(readme.END)[0].strip()
     assert shown == capacity.markdown(FOUND["growth"], FOUND["multi"])
+
+
+def test_the_page_of_the_peers_is_made_from_the_committed_samples() -> None:
+    text = (ROOT / "docs" / "peers.md").read_text(encoding="utf-8")
+    shown = text.partition(readme.BEGIN)[2].partition(readme.END)[0].strip()
+    assert shown == peers.markdown(FOUND["peers"])
 
 
 def test_machines_are_rounded_up_and_never_filled_to_the_brim() -> None:

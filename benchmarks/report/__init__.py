@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.report import capacity, figures, page, readme
+from benchmarks.report import capacity, figures, page, peers, readme
 from benchmarks.results import FOLDER
 from fovea.errors import UsageError
 
@@ -11,7 +11,7 @@ PAGE = Path("out/report.html")
 
 
 def write(folder: Path = FOLDER, root: Path = Path()) -> int:
-    """The README's and docs/capacity.md's parts, the plots beside the results, and `out/report.html`.
+    """The parts of README.md, docs/peers.md and docs/capacity.md, the plots beside the results, and `out/report.html`.
 
     Raises:
         UsageError: there are no results of `multi`, or some of another schema.
@@ -19,7 +19,10 @@ def write(folder: Path = FOLDER, root: Path = Path()) -> int:
     found = {scenario: results.load(folder, scenario) for scenario in page.SECTIONS if (folder / scenario).is_dir()}
     if "multi" not in found:
         raise UsageError(f"{folder} holds no results of multi: run make bench.")
-    readme.between(root / "README.md", readme.markdown(found["multi"], found.get("peers", [])))
+    shown = readme.markdown(found["multi"], found.get("offline", []), found.get("peers", []))
+    readme.between(root / "README.md", shown)
+    if "peers" in found:
+        readme.between(root / "docs" / "peers.md", peers.markdown(found["peers"]))
     if "growth" in found:
         readme.between(root / "docs" / "capacity.md", capacity.markdown(found["growth"], found["multi"]))
     for name, plot in figures.committed(found).items():

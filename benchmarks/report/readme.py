@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmarks.peers import verdict
 from benchmarks.results import Result
+from benchmarks.scenarios import offline
 from benchmarks.scenarios.multi import Best, best, lines
 from benchmarks.tables import number
 from fovea.errors import UsageError
@@ -27,11 +28,12 @@ def between(page: Path, text: str) -> None:
     page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
-def markdown(results: Sequence[Result], peers: Sequence[Result]) -> str:
-    """What `multi` and `peers` say, in short."""
+def markdown(results: Sequence[Result], together: Sequence[Result], peers: Sequence[Result]) -> str:
+    """What `multi`, `offline` and `peers` say, in short."""
     parts = [_measured(results), table(HEAD, [_cells(each) for result in results for each in best(result)])]
     parts += [_cross_check(results)] if any(result["perf_analyzer"] for result in results) else []
     parts += ["![latency of every way, at each number of requests in flight](benchmarks/results/latency.png)"]
+    parts += [_together(together)] if together else []
     parts += [_peers(result) for result in peers]
     return "\n\n".join(parts)
 
@@ -82,15 +84,30 @@ def _cells(each: Best) -> tuple[str, ...]:
 
 def _cross_check(results: Sequence[Result]) -> str:
     told = []
+    for result in (result for result in results if result["perf_analyzer"]):
+        checks = result["perf_analyzer"]
+        ours = [line for line in lines(result) if line.contender == "gRPC"]
+        alone = next(line for line in ours if line.concurrency == checks[0]["concurrency"])
+        told.append(
+            f"{result['task']}: p50 {checks[0]['p50_ms']:.1f} ms with {alone.concurrency} in flight "
+            f"(ours {number(alone.percentiles_ms[50])}), at most {max(c['images_per_s'] for c in checks):.1f} images/s "
+            f"(ours {max(line.images_per_s for line in ours):.1f})"
+        )
+    return "NVIDIA's perf_analyzer on the same server, over gRPC, after the rounds — " + "; ".join(told) + "."
+
+
+def _together(results: Sequence[Result]) -> str:
+    """Over gRPC, one picture a request and several."""
+    rows = []
     for result in results:
-        for check in result["perf_analyzer"]:
-            ours = next(x for x in lines(result) if (x.contender, x.concurrency) == ("gRPC", check["concurrency"]))
-            told.append(
-                f"{result['task']} × {check['concurrency']}: p50 {check['p50_ms']:.1f} ms "
-                f"(ours {number(ours.percentiles_ms[50])}), {check['images_per_s']:.1f} images/s "
-                f"(ours {ours.images_per_s:.1f})"
-            )
-    return "NVIDIA's perf_analyzer on the same server, over gRPC — " + "; ".join(told) + "."
+        for line in offline.lines(result):
+            if line.way in ("gRPC", "gRPC" + offline.TOGETHER):
+                low, high = line.interval
+                rate, (ratio, least, most) = f"{line.images_per_s:.1f} [{low:.1f}–{high:.1f}]", line.ratio
+                rows.append((line.task, str(line.size), rate, f"{ratio:.2f} [{least:.2f}–{most:.2f}]"))
+    in_flight = results[0]["settings"]["in_flight"]
+    head = (f"`offline`, gRPC, {in_flight} on the way", "pictures a request", "images/s [95 %]", "× in process [95 %]")
+    return table(head, rows) + "\n\nIn process, too, with as many at a time as is faster there."
 
 
 def _peers(result: Result) -> str:

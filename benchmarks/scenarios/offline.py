@@ -1,7 +1,6 @@
 """offline: all pictures are there at once; how many a second when nobody waits for a particular one."""
 
 import argparse
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -98,34 +97,47 @@ async def _run(found: Target, way: Way, in_flight: int, pictures: int) -> dict[s
     }
 
 
+@dataclass(frozen=True)
+class Line:
+    """One way over all rounds; `ratio` compares with what was the fastest in process, round by round."""
+
+    task: str
+    way: str
+    size: int
+    in_flight: int
+    images_per_s: float
+    interval: tuple[float, float]
+    ratio: tuple[float, float, float]
+    images: int
+
+
+def lines(result: Result) -> list[Line]:
+    """Medians of rounds, in the order of the ways."""
+    settings = result["settings"]
+    rates: dict[str, dict[int, float]] = {name: {} for name in settings["pictures_a_request"]}
+    for run in result["runs"]:
+        rates[run["contender"]][run["round"]] = len(run["latencies_ms"]) / run["seconds"]
+    limits = [each for name, each in rates.items() if name.startswith("in process")]
+    limit = max(limits, key=lambda each: median_interval(list(each.values()))[0])
+    found = []
+    for name, own in rates.items():
+        median, low, high = median_interval(list(own.values()))
+        ratio = median_interval([rate / limit[turn] for turn, rate in own.items()])
+        images = sum(len(run["latencies_ms"]) for run in result["runs"] if run["contender"] == name)
+        size, in_flight = settings["pictures_a_request"][name], settings["in_flight"]
+        found.append(Line(result["task"], name, size, in_flight, median, (low, high), ratio, images))
+    return found
+
+
 HEAD = ("task", "way", "a request", "in flight", "images/s", "[95 %]", "× in process", "[95 %]", "images")
 
 
 def table(results: Sequence[Result]) -> Group:
-    """Pictures a second as the median of rounds, compared with the fastest in process; and the server's own split."""
+    """Pictures a second, compared with the fastest in process; and the server's own split."""
     rows = []
-    for result in results:
-        rates: dict[str, dict[int, float]] = defaultdict(dict)
-        images: Counter[str] = Counter()
-        for run in result["runs"]:
-            rates[run["contender"]][run["round"]] = len(run["latencies_ms"]) / run["seconds"]
-            images[run["contender"]] += len(run["latencies_ms"])
-        limits = [each for name, each in rates.items() if name.startswith("in process")]
-        limit = max(limits, key=lambda each: median_interval(list(each.values()))[0])
-        for name, own in rates.items():
-            median, *ends = median_interval(list(own.values()))
-            ratio, *bounds = median_interval([rate / limit[turn] for turn, rate in own.items() if turn in limit])
-            rows.append(
-                (
-                    result["task"],
-                    name,
-                    str(result["settings"]["pictures_a_request"][name]),
-                    str(result["settings"]["in_flight"]),
-                    f"{median:.1f}",
-                    tables.interval((ends[0], ends[1])),
-                    f"{ratio:.2f}",
-                    tables.interval((bounds[0], bounds[1]), 2),
-                    str(images[name]),
-                )
-            )
+    for line in (line for result in results for line in lines(result)):
+        rate, ends = f"{line.images_per_s:.1f}", tables.interval(line.interval)
+        ratio, bounds = f"{line.ratio[0]:.2f}", tables.interval(line.ratio[1:], 2)
+        sizes = str(line.size), str(line.in_flight)
+        rows.append((line.task, line.way, *sizes, rate, ends, ratio, bounds, str(line.images)))
     return Group(tables.table(HEAD, rows), "", tables.server(results))
