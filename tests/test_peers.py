@@ -173,10 +173,8 @@ def test_peers_that_fail_are_reported_and_the_others_measured(workplace: Path, m
     assert not peers_of(workplace)
 
 
-SLOW = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGKILL)]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_peer_outlives_a_measurement_that_is_stopped(workplace: Path, number: signal.Signals) -> None:
     program = f"""
 import sys
